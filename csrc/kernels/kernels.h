@@ -1,0 +1,253 @@
+/* Kernels: the inner loops, and the table that picks among their builds.
+ *
+ * A kernel works on float rows in memory that its caller made ready and knows nothing of graphs,
+ * fusion, threads or padding. kernels.def is THE list; a family file (gemm.c, depthwise.c, ...) is
+ * compiled once per instruction-set level, and dd_kernels() gives the table for this process.
+ * The level "ref" is the scalar build: the reference of tests/c/check_kernels.
+ *
+ * Words: VL lanes of a vector; a pixel is `c` floats at a pitch >= c (in floats). Loads never pass
+ * the last real lane of the last pixel, stores never touch a lane beyond `c`, unless said. */
+#ifndef DD_KERNELS_KERNELS_H
+#define DD_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+
+/* The elementwise functions. `a` and `b`: clip's bounds, leaky_relu's slope (a), elu's alpha (a).
+ * hard_sigmoid is clip(x/6 + 1/2, 0, 1), hard_swish x · hard_sigmoid(x), gelu the erf form. */
+typedef enum dd_unary {
+    DD_IDENTITY = 0,
+    DD_RELU,
+    DD_CLIP,
+    DD_LEAKY_RELU,
+    DD_HARD_SIGMOID,
+    DD_HARD_SWISH,
+    DD_SIGMOID,
+    DD_SILU,
+    DD_MISH,
+    DD_ELU,
+    DD_SOFTPLUS,
+    DD_TANH,
+    DD_GELU,
+    DD_ERF,
+    DD_EXP,
+    DD_LOG,
+    DD_SQRT,
+    DD_ABS,
+    DD_NEG,
+    DD_UNARIES,
+} dd_unary;
+
+typedef struct dd_act {
+    dd_unary kind;
+    float a, b;
+} dd_act;
+
+typedef enum dd_binary { DD_ADD = 0, DD_SUB, DD_MUL, DD_DIV, DD_MAX, DD_MIN, DD_POW, DD_BINARIES } dd_binary;
+
+/* ---- matrix products (gemm.c) --------------------------------------------------------------- */
+
+/* C[m, n] = act(Σ_s Σ_k A_s[m, k] · B[s·k.., n] + bias[n] + residual[m, n]).
+ *
+ * A comes as `segments` blocks: A_s[m, k] = a[s][m·lda + k]. A 1×1 convolution has one segment; a
+ * K×K one has K (a segment is K·C neighbouring floats of a padded row; lda = stride·C) or K·K
+ * (a segment a tap, where pixels have pad lanes). B is packed by gemm_f32_pack. With `accumulate`
+ * C's old values are added to the sum (before bias). An element of C is always summed in the order
+ * s, k, whatever m and the tile: position independence. */
+typedef struct dd_gemm {
+    const float *const *a;
+    int64_t lda;
+    int segments, k;
+    const float *b;
+    float *c;
+    int64_t ldc;
+    int64_t m;
+    int n;
+    const float *bias;     /* n floats, or NULL */
+    const float *residual; /* (m, n) at pitch ldr, or NULL; may be c itself */
+    int64_t ldr;
+    dd_act act;
+    bool accumulate;
+    int n_begin, n_end; /* only these columns; multiples of gemm_f32_panel(n) or n. 0, n: all */
+} dd_gemm;
+
+/* C[k, n] += Σ_m A[m, k] · B[m, n]: a weight gradient. A's row m lies at a + m·lda, B's at
+ * b + m·ldb, C's row k at c + k·ldc. Summed in the order of m. */
+typedef struct dd_gemm_tn {
+    const float *a;
+    int64_t lda;
+    const float *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+    int64_t m;
+    int k, n;
+} dd_gemm_tn;
+
+/* ---- depthwise (depthwise.c) ------------------------------------------------------------------ */
+
+/* One output row: y[x, c] = act(Σ_r Σ_s rows[r][(x·stride + s)·pitch + c] · w[(r·k + s)·wpitch + c] + bias[c]),
+ * then + residual[x, c] where given. rows[r] points at the pixel of tap s = 0 for x = 0 in row r
+ * (already padded with zeros at both ends). k is 3, 5 or any other; the first two are tuned. */
+typedef struct dd_depthwise {
+    const float *const *rows;
+    int64_t pitch;
+    int k, stride, c;
+    int64_t width; /* output pixels */
+    const float *w;
+    int64_t wpitch;
+    const float *bias; /* or NULL */
+    dd_act act;
+    const float *residual; /* or NULL */
+    int64_t residual_pitch;
+    float *y;
+    int64_t y_pitch;
+} dd_depthwise;
+
+/* One row of input gradients, overwritten: dx[x, c] = Σ over taps (r, s) and output x' with
+ * x'·stride + s = x of dy_rows[r][x'·dy_pitch + c] · w[(r·k + s)·wpitch + c]. dy_rows[r] is NULL
+ * where no output row meets tap r. x counts in the padded input row, from `x_begin` on for `width`
+ * pixels; output pixels are 0..out_width-1. */
+typedef struct dd_depthwise_dx {
+    const float *const *dy_rows;
+    int64_t dy_pitch, out_width;
+    int k, stride, c;
+    int64_t x_begin, width;
+    const float *w;
+    int64_t wpitch;
+    float *dx;
+    int64_t dx_pitch;
+} dd_depthwise_dx;
+
+/* Adds one output row's share of the weight gradient: dw[(r·k + s)·wpitch + c] += Σ_x
+ * rows[r][(x·stride + s)·pitch + c] · dy[x·dy_pitch + c]; db[c] += Σ_x dy where db is given. */
+typedef struct dd_depthwise_dw {
+    const float *const *rows;
+    int64_t pitch;
+    int k, stride, c;
+    int64_t width;
+    const float *dy;
+    int64_t dy_pitch;
+    float *dw;
+    int64_t wpitch;
+    float *db;
+} dd_depthwise_dw;
+
+/* ---- batch norm (norm.c) ---------------------------------------------------------------------- */
+
+/* Over `rows` map rows of `width` pixels (a row starts row_pitch floats after the last): sum[c] +=
+ * Σ (x - shift[c]), squares[c] += Σ (x - shift[c])²; float32 within a row, double across rows. */
+typedef struct dd_channel_sums {
+    const float *x;
+    int64_t pitch, row_pitch, width, rows;
+    int c;
+    const float *shift;
+    double *sum, *squares; /* squares may be NULL; shift may be NULL (zeros) */
+} dd_channel_sums;
+
+/* y[p, c] = act(x[p, c] · scale[c] + shift[c]) (+ residual after the activation), `pixels` pixels. */
+typedef struct dd_affine {
+    const float *x;
+    int64_t pitch;
+    float *y;
+    int64_t y_pitch;
+    int64_t pixels;
+    int c;
+    const float *scale, *shift; /* scale NULL: ones; shift NULL: zeros */
+    dd_act act;
+    const float *residual;
+    int64_t residual_pitch;
+} dd_affine;
+
+/* Batch norm's gradient with its activation. With u = x·scale + shift and d = dz · act'(u):
+ * sum_d[c] += Σ d, sum_dx[c] += Σ d·(x - mean[c]); rows and precision as in dd_channel_sums. */
+typedef struct dd_bn_reduce {
+    const float *dz;
+    int64_t dz_pitch, dz_row_pitch;
+    const float *x;
+    int64_t pitch, row_pitch, width, rows;
+    int c;
+    const float *scale, *shift, *mean;
+    dd_act act;
+    double *sum_d, *sum_dx;
+} dd_bn_reduce;
+
+/* dx[p, c] = d·p[c] + x·q[c] + r[c] with d as in dd_bn_reduce; (p, q, r) hold the means, the
+ * variance and gamma. dx may be dz. */
+typedef struct dd_bn_dx {
+    const float *dz;
+    int64_t dz_pitch;
+    const float *x;
+    int64_t pitch;
+    float *dx;
+    int64_t dx_pitch;
+    int64_t pixels;
+    int c;
+    const float *scale, *shift, *p, *q, *r;
+    dd_act act;
+} dd_bn_dx;
+
+/* ---- optimizer (optimizer.c): one pass over a flat segment -------------------------------------- */
+
+/* AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum, decoupled decay, and the moving
+ * average of the weights: w, m, v, ema are updated in place; g is read and multiplied by g_scale
+ * (clipping, accumulation). bias1 = 1 - beta1^t and bias2 = 1 - beta2^t. */
+typedef struct dd_optimize {
+    float *w, *m, *v, *ema; /* v unused by SGD; ema may be NULL */
+    const float *g;
+    int64_t n;
+    float g_scale, lr, decay, beta1, beta2, eps, bias1, bias2, ema_rate;
+    bool nesterov;
+} dd_optimize;
+
+/* ---- pooling and resizing (pool.c, resize.c) ------------------------------------------------------ */
+
+/* One output row of max or mean over k_h×k_w windows; taps outside the map are left out.
+ * rows[r] is the start (pixel 0) of input row r or NULL outside. index (max only, may be NULL): the
+ * winning tap's flat position y·W + x in the map, first on ties; row_index[r]: the y of rows[r]. */
+typedef struct dd_pool {
+    const float *const *rows;
+    const int32_t *row_index;
+    int64_t pitch, in_width, width;
+    int k_h, k_w, stride, pad_left, c;
+    bool mean, count_pad; /* count_pad: the mean divides by k_h·k_w */
+    float *y;
+    int64_t y_pitch;
+    int32_t *index;
+} dd_pool;
+
+/* One output row of nearest upsampling by an integer factor: y[x] = x_in[x / factor]; `add` adds
+ * to y[x]'s source `base` instead of overwriting: y = base + up(x). */
+typedef struct dd_upsample {
+    const float *x;
+    int64_t pitch, width; /* output pixels */
+    int factor, c;
+    float *y;
+    int64_t y_pitch;
+    const float *base; /* or NULL */
+    int64_t base_pitch;
+} dd_upsample;
+
+/* ---- the table ------------------------------------------------------------------------------------ */
+
+typedef struct dd_kernels {
+#define DD_KERNEL(name, result, arguments) result(*name) arguments;
+#include "kernels/kernels.def"
+#undef DD_KERNEL
+} dd_kernels_table;
+
+#define DD_KERNEL(name, result, arguments)                                                         \
+    result dd_##name##__ref arguments;                                                             \
+    result dd_##name##__avx2 arguments;                                                            \
+    result dd_##name##__avx512 arguments;                                                          \
+    result dd_##name##__neon arguments;
+#include "kernels/kernels.def"
+#undef DD_KERNEL
+
+const dd_kernels_table *dd_kernels(void);             /* for dd_isa_best() */
+const dd_kernels_table *dd_kernels_of(dd_isa isa);    /* NULL where this build lacks the level */
+
+#endif
