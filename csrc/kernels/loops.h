@@ -1,0 +1,22 @@
+/* Words that the kernel files share for their loops. */
+#ifndef DD_KERNELS_LOOPS_H
+#define DD_KERNELS_LOOPS_H
+
+/* Before a loop of at most 32 turns with constant bounds: it is written out, so that arrays of
+ * vectors indexed by its variable live in registers. Both compilers need to be told. */
+#if defined(__clang__)
+#define DD_UNROLL _Pragma("clang loop unroll(full)")
+#define DD_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define DD_UNROLL _Pragma("GCC unroll 32")
+#define DD_ROLLED _Pragma("GCC unroll 1")
+#endif
+
+/* A function that must stay a call: a rare path that would only swell the loop around it. */
+#define DD_RARE static __attribute__((noinline, unused))
+
+/* The first `n` lanes; where n is the constant VL, a plain access. */
+#define V_LOAD(p, n) ((n) == VL ? v_load(p) : v_load_n((p), (n)))
+#define V_STORE(p, v, n) ((n) == VL ? v_store((p), (v)) : v_store_n((p), (v), (n)))
+
+#endif
