@@ -96,6 +96,8 @@ typedef struct dd_op {
     const char *name, *doc;
     int version;
     int min_in, max_in;        /* DD_MANY: any number */
+    int n_outputs;             /* 0: one; DD_MANY: as many as the node asks for (split) */
+    int n_saved;               /* how many types `saved` tells, whatever the attributes */
     size_t params_size;
     const dd_field *fields;    /* ends with name NULL; NULL: no attributes */
     uint32_t shape_inputs;     /* bit i: input i is read for its type only (resize's `like`) */
