@@ -22,13 +22,15 @@ typedef enum dd_status {
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-dd_status dd_fail(dd_status status, const char *format, ...);
+dd_status
+dd_fail(dd_status status, const char *format, ...);
 
 /* Puts "prefix: " before the current message; for callers that know the place of a failure. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
-dd_status dd_fail_within(dd_status status, const char *format, ...);
+dd_status
+dd_fail_within(dd_status status, const char *format, ...);
 
 /* The message of this thread's last failure; never NULL, valid until the thread's next failure. */
 const char *dd_message(void);

@@ -26,10 +26,10 @@ typedef struct dd_stream {
 
 void dd_stream_init(dd_stream *s, uint64_t seed, uint32_t epoch, uint32_t sample, dd_purpose p);
 uint32_t dd_stream_u32(dd_stream *s);
-uint32_t dd_stream_below(dd_stream *s, uint32_t n);             /* 0..n-1 without bias, n >= 1 */
-double dd_stream_uniform(dd_stream *s);                         /* [0, 1), 32 bits */
-float dd_stream_range(dd_stream *s, float low, float high);     /* [low, high) */
-float dd_stream_normal(dd_stream *s);                           /* N(0, 1), Box-Muller */
+uint32_t dd_stream_below(dd_stream *s, uint32_t n);                /* 0..n-1 without bias, n >= 1 */
+double dd_stream_uniform(dd_stream *s);                            /* [0, 1), 32 bits */
+float dd_stream_range(dd_stream *s, float low, float high);        /* [low, high) */
+float dd_stream_normal(dd_stream *s);                              /* N(0, 1), Box-Muller */
 void dd_stream_shuffle(dd_stream *s, uint32_t *items, uint32_t n); /* Fisher-Yates */
 
 #endif

@@ -33,9 +33,9 @@ const char *dd_dtype_name(dd_dtype dtype); /* "f32", "u8", ... */
 
 dd_type dd_type_make(dd_dtype dtype, int rank, const int64_t *dims);
 bool dd_type_equal(const dd_type *a, const dd_type *b);
-int64_t dd_type_rows(const dd_type *t);   /* product of all dimensions but the last; 1 for rank 0 */
-int64_t dd_type_last(const dd_type *t);   /* the last dimension; 1 for rank 0 */
-int64_t dd_type_count(const dd_type *t);  /* elements */
+int64_t dd_type_rows(const dd_type *t);  /* product of all dimensions but the last; 1 for rank 0 */
+int64_t dd_type_last(const dd_type *t);  /* the last dimension; 1 for rank 0 */
+int64_t dd_type_count(const dd_type *t); /* elements */
 /* Bytes of a dense array. Fails on a dimension < 0 or when the size passes 2^40. */
 dd_status dd_type_bytes(const dd_type *t, const char *who, size_t *bytes);
 /* "f32 (1, 40, 40, 64)" into `text`, returned. */

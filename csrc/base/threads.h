@@ -14,7 +14,8 @@
 
 #define DD_MAX_THREADS 256
 
-/* `thread` is in [0, dd_threads()); use it for scratch only. */
+/* `thread` is in [0, dd_threads()); use it for scratch only. Within one region no two units run
+ * under the same number at once; a nested region runs under its caller's number. */
 typedef void (*dd_work)(void *context, int64_t unit, int thread);
 
 /* Threads that the next region uses: at first the CPUs that affinity and cgroup quota allow. */
