@@ -76,15 +76,25 @@ dd_status dd_graph_entry(dd_graph *g, const dd_store *s, int entry, int *value);
 dd_status dd_graph_node(dd_graph *g, const dd_op *op, const char *name, const void *params,
                         const int *in, int n_in, int n_outputs, int *out, int *n_out);
 dd_status dd_graph_output(dd_graph *g, const char *name, int value);
+/* For passes: appends a node as `shape` says (op, flags, n_in, n_out, n_saved, forward_in and
+ * forward_out) without checking it; its outputs are in g->nodes[g->n_nodes - 1].out. */
+dd_status dd_graph_node_append(dd_graph *g, const dd_node *shape, const char *name,
+                               const void *params, const int *in);
 
 /* Types of all values (n_values of them, caller's memory; rank -1 where a value has none) for the
  * given input types; names the node on failure. */
 dd_status dd_graph_infer(const dd_graph *g, const dd_store *s, const dd_type *inputs, dd_type *types);
 
-/* What the outputs do not need goes; ids change. */
+/* For executors: the types of a node's inputs out of those of all values, and the types of its
+ * n_out outputs from them (in: at most 3 · DD_MANY + DD_MAX_SAVED, out: 2 · DD_MANY). */
+void dd_node_types(const dd_node *n, const dd_type *types, dd_type *in);
+dd_status dd_node_infer(const dd_node *n, const dd_type *in, dd_type *out);
+
+/* What the outputs do not need goes; ids change. Inputs and seeds stay. A gradient or saved value
+ * that nobody reads becomes -1 in its node's `out`. */
 dd_status dd_graph_prune_dead(dd_graph *g);
 
-/* Multiply-adds of one run. */
+/* Multiply-adds of one run; an opaque backward node counts twice its forward. */
 int64_t dd_graph_macs(const dd_graph *g, const dd_type *types);
 
 /* JSON, as the checkpoint keeps it: operators with version, attributes, names. The text is the
