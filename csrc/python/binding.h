@@ -36,7 +36,9 @@ PyArrayObject *dd_py_array_inplace(PyObject *object, int typenum, const char *wh
 /* A new array of zeros. */
 PyArrayObject *dd_py_new(int typenum, int rank, const npy_intp *dims);
 
-/* `status = call` without the GIL, while signals are looked for (Ctrl-C raises the cancel flag). */
+/* `status = call` without the GIL, while signals are looked for: Ctrl-C raises the cancel flag, and
+ * the status is then never DD_OK, because a Python exception is set; dd_py_raise() keeps it. Code
+ * that uses begin and end by hand asks PyErr_Occurred() after the end. */
 void dd_py_begin(PyThreadState **state);
 void dd_py_end(PyThreadState **state);
 #define DD_PY_CALL(status, call)                                                                   \
@@ -45,6 +47,8 @@ void dd_py_end(PyThreadState **state);
         dd_py_begin(&dd_py_state);                                                                 \
         (status) = (call);                                                                         \
         dd_py_end(&dd_py_state);                                                                   \
+        if ((status) == DD_OK && PyErr_Occurred())                                                 \
+            (status) = DD_ECANCELED;                                                               \
     } while (0)
 
 #endif
