@@ -7,9 +7,11 @@
 #if defined(__clang__)
 #define DD_UNROLL _Pragma("clang loop unroll(full)")
 #define DD_ROLLED _Pragma("clang loop unroll(disable)")
+#define DD_UNROLL_BY_2 _Pragma("clang loop unroll_count(2)")
 #else
 #define DD_UNROLL _Pragma("GCC unroll 32")
 #define DD_ROLLED _Pragma("GCC unroll 1")
+#define DD_UNROLL_BY_2 _Pragma("GCC unroll 2")
 #endif
 
 /* A function that must stay a call: a rare path that would only swell the loop around it. */

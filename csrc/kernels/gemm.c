@@ -1,0 +1,390 @@
+/* Matrix products: C = act(A·B + bias + residual), and C += Aᵀ·B for weight gradients.
+ *
+ * M, K, N: rows of A, inner length, columns. A tile is MR rows by NV vectors of C in registers.
+ * The innermost loop loads NV vectors of B and broadcasts MR numbers of A for MR·NV products; a
+ * tile with MR·NV near the register count makes it bound by arithmetic. tile() is written once
+ * and instantiated for every size up to TILES' limits, so that remainders in M and N run at
+ * (nearly) full speed as well: M is cut evenly (20 rows are 10 + 10, not 12 + 8), and the last
+ * panel of N is narrower and ends in a masked store.
+ *
+ * Every element is a chain of fused multiply-adds in the order of s, k (of m for Aᵀ·B) on every
+ * level: all levels give the same bits, whatever the tile. */
+#include "kernels/activation.h"
+#include "kernels/kernels.h"
+#include "kernels/loops.h"
+#include "simd/simd.h"
+
+/* Rows of a tile by its vectors. Measured on AVX-512 (docs/add_a_kernel.md): what counts is
+ * enough independent sums (8 at least) and few loads a product; one more register than there is
+ * and the speed halves. A tile of one vector is bound by its broadcasts, however tall. */
+#if V_REGISTERS >= 32
+enum { MAX_NV = 5, MAX_ACC = 28 };
+#define ROWS_1 16
+#define ROWS_2 14
+#define ROWS_3 9
+#define ROWS_4 6
+#define ROWS_5 5
+#else
+enum { MAX_NV = 3, MAX_ACC = 12 };
+#define ROWS_1 12
+#define ROWS_2 6
+#define ROWS_3 4
+#endif
+
+#define UP_TO_4(X, nv) X(1, nv) X(2, nv) X(3, nv) X(4, nv)
+#define UP_TO_5(X, nv) UP_TO_4(X, nv) X(5, nv)
+#define UP_TO_6(X, nv) UP_TO_5(X, nv) X(6, nv)
+#define UP_TO_9(X, nv) UP_TO_6(X, nv) X(7, nv) X(8, nv) X(9, nv)
+#define UP_TO_12(X, nv) UP_TO_9(X, nv) X(10, nv) X(11, nv) X(12, nv)
+#define UP_TO_14(X, nv) UP_TO_12(X, nv) X(13, nv) X(14, nv)
+#define UP_TO_16(X, nv) UP_TO_14(X, nv) X(15, nv) X(16, nv)
+#define UP_TO_(rows, X, nv) UP_TO_##rows(X, nv)
+#define UP_TO(rows, X, nv) UP_TO_(rows, X, nv)
+
+#if V_REGISTERS >= 32
+#define TILES(X)                                                                                   \
+    UP_TO(ROWS_1, X, 1)                                                                            \
+    UP_TO(ROWS_2, X, 2) UP_TO(ROWS_3, X, 3) UP_TO(ROWS_4, X, 4) UP_TO(ROWS_5, X, 5)
+static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3, ROWS_4, ROWS_5};
+#else
+#define TILES(X) UP_TO(ROWS_1, X, 1) UP_TO(ROWS_2, X, 2) UP_TO(ROWS_3, X, 3)
+static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3};
+#endif
+enum { MAX_MR = ROWS_1 };
+
+/* Vectors of a panel for a product of `vectors` vectors of columns. Its rows come from tile_rows,
+ * so a last panel of one vector would leave too few sums in flight: such cuts come last. */
+static int panel_vectors(int vectors) {
+#if V_REGISTERS >= 32
+    static const int widths[] = {4, 5, 3};
+    if (vectors <= MAX_NV)
+        return vectors;
+    for (int i = 0; i < 3; i++)
+        if (vectors % widths[i] == 0)
+            return widths[i];
+    for (int i = 0; i < 3; i++)
+        if (vectors % widths[i] > 1)
+            return widths[i];
+    return 4;
+#else
+    if (vectors <= MAX_NV)
+        return vectors;
+    return vectors % 2 == 0 || vectors % 3 == 1 ? 2 : 3;
+#endif
+}
+
+static int vectors_of(int n) {
+    return (n + VL - 1) / VL;
+}
+
+static int min_int(int a, int b) {
+    return a < b ? a : b;
+}
+
+int DD_NAME(gemm_f32_panel)(int n) {
+    return panel_vectors(vectors_of(n)) * VL;
+}
+
+size_t DD_NAME(gemm_f32_packed)(int64_t rows, int n) {
+    return (size_t)rows * (size_t)(vectors_of(n) * VL);
+}
+
+/* Panel after panel, each as `rows` rows of its width; the lanes behind column n are zero. Panels
+ * before the last are full, so the panel of column c starts at c · rows. */
+void DD_NAME(gemm_f32_pack)(const float *b, int64_t row_step, int64_t column_step, int64_t rows,
+                            int n, float *packed) {
+    const int panel = DD_NAME(gemm_f32_panel)(n), padded = vectors_of(n) * VL;
+    for (int first = 0; first < padded; first += panel) {
+        const int width = min_int(panel, padded - first), real = min_int(panel, n - first);
+        for (int64_t row = 0; row < rows; row++, packed += width) {
+            const float *source = b + row * row_step + first * column_step;
+            for (int i = 0; i < real; i++)
+                packed[i] = source[i * column_step];
+            for (int i = real; i < width; i++)
+                packed[i] = 0.0f;
+        }
+    }
+}
+
+/* ---- A · B --------------------------------------------------------------------------------- */
+
+/* A tile of C: what is left of dd_gemm once M and N are cut. Pointers stand at the tile. */
+typedef struct tile_job {
+    const dd_gemm *g;
+    int64_t a_offset;
+    const float *b;
+    float *c;
+    const float *bias, *residual; /* or NULL */
+    int last;                     /* real lanes of the last vector */
+} tile_job;
+
+/* Vector v of NV: whole, but for the last one. */
+V_INLINE vf load_of(const float *row, int v, int nv, int last) {
+    return v == nv - 1 ? v_load_n(row + v * VL, last) : v_load(row + v * VL);
+}
+
+/* acc[i][v] += Σ_s Σ_k A_s[i, k] · B[s, k, v]. Rows are addressed from one pointer for each three
+ * (base, base + pitch, base + 2·pitch are x86's addressing modes): a pointer a row would spill. */
+V_INLINE void tile_sum(const tile_job *t, vf *acc, const int mr, const int nv) {
+    const dd_gemm *g = t->g;
+    const int64_t lda = g->lda;
+    const float *b = t->b;
+    for (int s = 0; s < g->segments; s++) {
+        const float *a[(MAX_MR + 2) / 3];
+        DD_UNROLL
+        for (int r = 0; r * 3 < mr; r++)
+            a[r] = g->a[s] + t->a_offset + r * 3 * lda;
+        DD_UNROLL_BY_2
+        for (int k = g->k; k > 0; k--) {
+            vf row[MAX_NV];
+            DD_UNROLL
+            for (int v = 0; v < nv; v++)
+                row[v] = v_load(b + v * VL);
+            b += nv * VL;
+            DD_UNROLL
+            for (int i = 0; i < mr; i++) {
+                vf x = v_set1(a[i / 3][i % 3 * lda]);
+                DD_UNROLL
+                for (int v = 0; v < nv; v++)
+                    acc[i * nv + v] = v_fma(x, row[v], acc[i * nv + v]);
+            }
+            DD_UNROLL
+            for (int r = 0; r * 3 < mr; r++)
+                a[r]++;
+        }
+    }
+}
+
+V_INLINE void tile_act(vf *acc, const int count, const dd_unary kind, dd_act act) {
+    DD_UNROLL
+    for (int i = 0; i < count; i++)
+        acc[i] = act_apply(act_of_kind(kind, act), acc[i]);
+}
+
+/* The functions that end a tile in registers. The others (exponentials) are too long to be
+ * written out for every tile: gemm_f32 sends the finished rows through unary_f32. */
+static bool act_is_inline(dd_unary kind) {
+    return kind == DD_IDENTITY || kind == DD_RELU || kind == DD_CLIP || kind == DD_LEAKY_RELU ||
+           kind == DD_HARD_SIGMOID || kind == DD_HARD_SWISH;
+}
+
+V_INLINE void tile_end(const tile_job *t, vf *acc, const int mr, const int nv) {
+    const dd_gemm *g = t->g;
+    if (t->bias) {
+        DD_UNROLL
+        for (int v = 0; v < nv; v++) {
+            vf bias = load_of(t->bias, v, nv, t->last);
+            DD_UNROLL
+            for (int i = 0; i < mr; i++)
+                acc[i * nv + v] = v_add(acc[i * nv + v], bias);
+        }
+    }
+    if (t->residual) {
+        DD_UNROLL
+        for (int i = 0; i < mr; i++) {
+            const float *row = t->residual + i * g->ldr;
+            DD_UNROLL
+            for (int v = 0; v < nv; v++)
+                acc[i * nv + v] = v_add(acc[i * nv + v], load_of(row, v, nv, t->last));
+        }
+    }
+    switch (g->act.kind) {
+    case DD_RELU:
+        tile_act(acc, mr * nv, DD_RELU, g->act);
+        break;
+    case DD_CLIP:
+        tile_act(acc, mr * nv, DD_CLIP, g->act);
+        break;
+    case DD_LEAKY_RELU:
+        tile_act(acc, mr * nv, DD_LEAKY_RELU, g->act);
+        break;
+    case DD_HARD_SIGMOID:
+        tile_act(acc, mr * nv, DD_HARD_SIGMOID, g->act);
+        break;
+    case DD_HARD_SWISH:
+        tile_act(acc, mr * nv, DD_HARD_SWISH, g->act);
+        break;
+    default:
+        break;
+    }
+}
+
+/* A masked store costs more than a plain one where masks are vectors, hence two versions. */
+V_INLINE void tile_store(vf *acc, float *c, int64_t ldc, const int mr, const int nv, int last) {
+    if (last == VL) {
+        DD_UNROLL
+        for (int i = 0; i < mr; i++) {
+            float *row = c + i * ldc;
+            DD_UNROLL
+            for (int v = 0; v < nv; v++)
+                v_store(row + v * VL, acc[i * nv + v]);
+        }
+        return;
+    }
+    DD_UNROLL
+    for (int i = 0; i < mr; i++) {
+        float *row = c + i * ldc;
+        DD_UNROLL
+        for (int v = 0; v < nv - 1; v++)
+            v_store(row + v * VL, acc[i * nv + v]);
+        v_store_n(row + (nv - 1) * VL, acc[i * nv + nv - 1], last);
+    }
+}
+
+V_INLINE void tile_load(vf *acc, const float *c, int64_t ldc, const int mr, const int nv,
+                        int last) {
+    DD_UNROLL
+    for (int i = 0; i < mr; i++) {
+        const float *row = c + i * ldc;
+        DD_UNROLL
+        for (int v = 0; v < nv; v++)
+            acc[i * nv + v] = load_of(row, v, nv, last);
+    }
+}
+
+V_INLINE void tile(const tile_job *t, const int mr, const int nv) {
+    vf acc[MAX_ACC];
+    DD_UNROLL
+    for (int i = 0; i < mr * nv; i++)
+        acc[i] = v_zero();
+    if (t->g->accumulate)
+        tile_load(acc, t->c, t->g->ldc, mr, nv, t->last);
+    tile_sum(t, acc, mr, nv);
+    tile_end(t, acc, mr, nv);
+    tile_store(acc, t->c, t->g->ldc, mr, nv, t->last);
+}
+
+#define TILE(mr, nv)                                                                               \
+    static void tile_##mr##x##nv(const tile_job *t) {                                              \
+        tile(t, mr, nv);                                                                           \
+    }
+TILES(TILE)
+
+typedef void (*tile_function)(const tile_job *t);
+#define TILE_SLOT(mr, nv) [nv][mr] = tile_##mr##x##nv,
+static const tile_function tiles[MAX_NV + 1][MAX_MR + 1] = {TILES(TILE_SLOT)};
+
+/* All columns of `rows` rows of C from `row` on. */
+static void strip_run(const dd_gemm *g, int64_t row, int rows, int n_end, int panel) {
+    const int64_t inner = (int64_t)g->segments * g->k;
+    tile_job t = {.g = g, .a_offset = row * g->lda};
+    for (int first = g->n_begin; first < n_end; first += panel) {
+        const int width = min_int(panel, g->n - first), nv = vectors_of(width);
+        t.b = g->b + first * inner;
+        t.c = g->c + row * g->ldc + first;
+        t.bias = g->bias ? g->bias + first : NULL;
+        t.residual = g->residual ? g->residual + row * g->ldr + first : NULL;
+        t.last = width - (nv - 1) * VL;
+        tiles[nv][rows](&t);
+    }
+    if (act_is_inline(g->act.kind))
+        return;
+    for (int i = 0; i < rows; i++) {
+        float *c = g->c + (row + i) * g->ldc + g->n_begin;
+        DD_NAME(unary_f32)(g->act, c, c, n_end - g->n_begin);
+    }
+}
+
+void DD_NAME(gemm_f32)(const dd_gemm *g) {
+    const int nv = panel_vectors(vectors_of(g->n)), n_end = g->n_end ? g->n_end : g->n;
+    if (g->m <= 0 || n_end <= g->n_begin)
+        return;
+    /* ceil(m / MR) strips, as even as they can be: the first `taller` have a row more. */
+    const int64_t strips = (g->m + tile_rows[nv] - 1) / tile_rows[nv];
+    const int rows = (int)(g->m / strips);
+    const int64_t taller = g->m % strips;
+    int64_t row = 0;
+    for (int64_t strip = 0; strip < strips; strip++) {
+        const int height = rows + (strip < taller);
+        strip_run(g, row, height, n_end, nv * VL);
+        row += height;
+    }
+}
+
+/* ---- Aᵀ · B -------------------------------------------------------------------------------- */
+
+/* MR rows (of K) by NV vectors of C over `m` rows of A and B; C is read first, written last. */
+typedef struct tn_job {
+    const float *a, *b;
+    float *c;
+    int64_t lda, ldb, ldc, m;
+    int last;
+} tn_job;
+
+V_INLINE void tn_sum(const tn_job *t, vf *acc, const int mr, const int nv, int last) {
+    const float *a = t->a, *b = t->b;
+    DD_UNROLL_BY_2
+    for (int64_t m = t->m; m > 0; m--) {
+        vf row[MAX_NV];
+        DD_UNROLL
+        for (int v = 0; v < nv; v++)
+            row[v] = last == VL ? v_load(b + v * VL) : load_of(b, v, nv, last);
+        DD_UNROLL
+        for (int i = 0; i < mr; i++) {
+            vf x = v_set1(a[i]);
+            DD_UNROLL
+            for (int v = 0; v < nv; v++)
+                acc[i * nv + v] = v_fma(x, row[v], acc[i * nv + v]);
+        }
+        a += t->lda;
+        b += t->ldb;
+    }
+}
+
+V_INLINE void tn_tile(const tn_job *t, const int mr, const int nv) {
+    vf acc[MAX_ACC];
+    tile_load(acc, t->c, t->ldc, mr, nv, t->last);
+    if (t->last == VL)
+        tn_sum(t, acc, mr, nv, VL);
+    else
+        tn_sum(t, acc, mr, nv, t->last);
+    tile_store(acc, t->c, t->ldc, mr, nv, t->last);
+}
+
+#define TN_TILE(mr, nv)                                                                            \
+    static void tn_tile_##mr##x##nv(const tn_job *t) {                                             \
+        tn_tile(t, mr, nv);                                                                        \
+    }
+TILES(TN_TILE)
+
+typedef void (*tn_function)(const tn_job *t);
+#define TN_SLOT(mr, nv) [nv][mr] = tn_tile_##mr##x##nv,
+static const tn_function tn_tiles[MAX_NV + 1][MAX_MR + 1] = {TILES(TN_SLOT)};
+
+/* All of C for the rows that `t` describes (its a, b and m; the rest is set here). */
+static void tn_block(const dd_gemm_tn *g, tn_job t) {
+    const float *a = t.a, *b = t.b;
+    const int panel = panel_vectors(vectors_of(g->n)), height = tile_rows[panel];
+    const int strips = (g->k + height - 1) / height, rows = g->k / strips, taller = g->k % strips;
+    for (int first = 0; first < g->n; first += panel * VL) {
+        const int width = min_int(panel * VL, g->n - first), nv = vectors_of(width);
+        t.last = width - (nv - 1) * VL;
+        t.b = b + first;
+        for (int strip = 0, k = 0; strip < strips; strip++) {
+            const int mr = rows + (strip < taller);
+            t.a = a + k;
+            t.c = g->c + k * g->ldc + first;
+            tn_tiles[nv][mr](&t);
+            k += mr;
+        }
+    }
+}
+
+/* Each tile of C goes over all of A's and B's rows: they are cut into blocks that stay in the
+ * first-level cache while the tiles pass. C waits in memory between blocks, as floats, so the
+ * cut changes no bit. */
+void DD_NAME(gemm_tn_f32)(const dd_gemm_tn *g) {
+    if (g->k <= 0 || g->n <= 0)
+        return;
+    int64_t block = 8192 / (g->k + g->n);
+    block = block < 64 ? 64 : block;
+    for (int64_t m = 0; m < g->m; m += block) {
+        tn_job t = {.a = g->a + m * g->lda,
+                    .b = g->b + m * g->ldb,
+                    .lda = g->lda,
+                    .ldb = g->ldb,
+                    .ldc = g->ldc,
+                    .m = g->m - m < block ? g->m - m : block};
+        tn_block(g, t);
+    }
+}
