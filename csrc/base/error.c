@@ -10,7 +10,7 @@ enum { MESSAGE_BYTES = 1024 };
 
 static _Thread_local char message[MESSAGE_BYTES];
 
-dd_status dd_fail(dd_status status, const char *format, ...) {
+dd_status(dd_fail)(dd_status status, const char *format, ...) {
     /* Formatted aside, because an argument may be dd_message() itself. */
     char text[MESSAGE_BYTES];
     va_list arguments;
@@ -23,7 +23,7 @@ dd_status dd_fail(dd_status status, const char *format, ...) {
     return status;
 }
 
-dd_status dd_fail_within(dd_status status, const char *format, ...) {
+dd_status(dd_fail_within)(dd_status status, const char *format, ...) {
     char text[MESSAGE_BYTES];
     va_list arguments;
     va_start(arguments, format);

@@ -17,8 +17,8 @@ typedef enum dd_status {
     DD_ECANCELED, /* the cancel flag was raised: KeyboardInterrupt */
 } dd_status;
 
-/* Stores the formatted message (cut at 1023 bytes) and returns `status`, so that a check reads
- * `return dd_fail(DD_EVALUE, "conv: stride is %d, at least 1 is needed", stride);`. */
+/* Stores the formatted message (cut at 1023 bytes) and returns `status` (not DD_OK), so that a
+ * check reads `return dd_fail(DD_EVALUE, "conv: stride is %d, at least 1 is needed", stride);`. */
 #if defined(__GNUC__)
 __attribute__((format(printf, 2, 3)))
 #endif
@@ -31,6 +31,16 @@ __attribute__((format(printf, 2, 3)))
 #endif
 dd_status
 dd_fail_within(dd_status status, const char *format, ...);
+
+/* Tells the compiler that these two never return DD_OK; without it gcc takes results that are left
+ * untouched on failure for uninitialized ones at every DD_TRY. */
+static inline dd_status dd_failed(dd_status status) {
+    if (status == DD_OK)
+        __builtin_unreachable();
+    return status;
+}
+#define dd_fail(...) dd_failed((dd_fail)(__VA_ARGS__))
+#define dd_fail_within(...) dd_failed((dd_fail_within)(__VA_ARGS__))
 
 /* The message of this thread's last failure; never NULL, valid until the thread's next failure. */
 const char *dd_message(void);
