@@ -1,0 +1,508 @@
+#include "evaluate/coco_file.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "evaluate/id_map.h"
+#include "evaluate/json.h"
+
+/* One pass over the text. A record is read into a local, then appended if it is sound. Ids are
+ * resolved after the pass, because sections may come in any order. */
+typedef struct reader {
+    dd_json json;
+    dd_coco_file *file;
+    bool results;
+    dd_coco_section section;
+    int64_t index; /* of the record */
+    size_t line;   /* of the record */
+    size_t section_at;
+    size_t images_capacity, categories_capacity, annotations_capacity, names_capacity,
+        defects_capacity;
+    bool sound; /* no defect yet that drops the record */
+} reader;
+
+const char *dd_coco_reason_name(dd_coco_reason reason) {
+    static const char *const names[] = {"missing_field", "wrong_type",        "bad_id",
+                                        "duplicate_id",  "unknown_image",     "unknown_category",
+                                        "bad_box",       "value_out_of_range"};
+    return names[reason];
+}
+
+const char *dd_coco_section_name(dd_coco_section section) {
+    static const char *const names[] = {"images", "annotations", "categories"};
+    return names[section];
+}
+
+/* ---- defects ------------------------------------------------------------------------------- */
+
+/* Notes a defect of the record at hand. value: n bytes of text, cut at a character's boundary. */
+static dd_status note(reader *r, dd_coco_reason reason, const char *field, const char *value,
+                      size_t n) {
+    dd_coco_file *file = r->file;
+    file->reasons[r->section][reason]++;
+    if (file->n_defects == DD_COCO_DEFECTS_KEPT)
+        return DD_OK;
+    DD_TRY(dd_reserve(&file->defects, &r->defects_capacity, file->n_defects + 1,
+                      sizeof *file->defects));
+    dd_coco_defect *d = &file->defects[file->n_defects++];
+    *d = (dd_coco_defect){r->section, reason, r->index, r->line, field, ""};
+    size_t room = sizeof d->value - 1;
+    bool cut = n > room;
+    if (cut) {
+        n = room - 3;
+        while (n && ((unsigned char)value[n] & 0xc0) == 0x80)
+            n--;
+    }
+    memcpy(d->value, value, n);
+    if (cut)
+        memcpy(d->value + n, "...", 3);
+    return DD_OK;
+}
+
+static dd_status note_missing(reader *r, const char *field) {
+    return note(r, DD_COCO_MISSING, field, "", 0);
+}
+
+/* Skips the value at the cursor and notes it as a defect. `drops`: the record goes too. */
+static dd_status note_value(reader *r, dd_coco_reason reason, const char *field, bool drops) {
+    (void)dd_json_peek(&r->json);
+    size_t start = r->json.at;
+    DD_TRY(dd_json_skip(&r->json));
+    r->sound = r->sound && !drops;
+    return note(r, reason, field, r->json.text + start, r->json.at - start);
+}
+
+static dd_status note_id(reader *r, dd_coco_reason reason, const char *field, int64_t id) {
+    char text[24];
+    int n = snprintf(text, sizeof text, "%lld", (long long)id);
+    return note(r, reason, field, text, (size_t)n);
+}
+
+/* ---- fields -------------------------------------------------------------------------------- */
+
+/* An id: *found tells whether one was read. */
+static dd_status read_id(reader *r, const char *field, int64_t *id, bool *found) {
+    if (dd_json_peek(&r->json) != DD_JSON_NUMBER)
+        return note_value(r, DD_COCO_WRONG_TYPE, field, true);
+    dd_status status = dd_json_int(&r->json, id);
+    if (status == DD_EVALUE)
+        return note_value(r, DD_COCO_BAD_ID, field, true);
+    *found = status == DD_OK;
+    return status;
+}
+
+static dd_status read_number(reader *r, const char *field, double *number, bool *found) {
+    if (dd_json_peek(&r->json) != DD_JSON_NUMBER)
+        return note_value(r, DD_COCO_WRONG_TYPE, field, true);
+    *found = true;
+    return dd_json_number(&r->json, number);
+}
+
+/* A side of an image. 0 stays where the value is no whole number from 1 to 2^31 - 1. */
+static dd_status read_side(reader *r, const char *field, int32_t *side, bool *found) {
+    *found = true;
+    if (dd_json_peek(&r->json) != DD_JSON_NUMBER)
+        return note_value(r, DD_COCO_WRONG_TYPE, field, false);
+    int64_t value = 0;
+    size_t start = r->json.at;
+    dd_status status = dd_json_int(&r->json, &value);
+    if (status == DD_EVALUE)
+        return note_value(r, DD_COCO_BAD_VALUE, field, false);
+    DD_TRY(status);
+    if (value < 1 || value > INT32_MAX)
+        return note(r, DD_COCO_BAD_VALUE, field, r->json.text + start, r->json.at - start);
+    *side = (int32_t)value;
+    return DD_OK;
+}
+
+static dd_status read_crowd(reader *r, bool *crowd) {
+    dd_json_kind kind = dd_json_peek(&r->json);
+    if (kind == DD_JSON_BOOL)
+        return dd_json_bool(&r->json, crowd);
+    if (kind != DD_JSON_NUMBER)
+        return note_value(r, DD_COCO_WRONG_TYPE, "iscrowd", true);
+    int64_t value = 0;
+    size_t start = r->json.at;
+    dd_status status = dd_json_int(&r->json, &value);
+    if (status == DD_EVALUE)
+        return note_value(r, DD_COCO_BAD_VALUE, "iscrowd", true);
+    DD_TRY(status);
+    *crowd = value == 1;
+    if (value == 0 || value == 1)
+        return DD_OK;
+    r->sound = false;
+    return note(r, DD_COCO_BAD_VALUE, "iscrowd", r->json.text + start, r->json.at - start);
+}
+
+/* bbox: exactly four numbers. Anything else is a defect, whose text is read to its end. */
+static dd_status read_box(reader *r, double box[4], bool *found) {
+    if (dd_json_peek(&r->json) != DD_JSON_ARRAY)
+        return note_value(r, DD_COCO_WRONG_TYPE, "bbox", true);
+    size_t start = r->json.at;
+    bool more, good = true;
+    int n = 0;
+    DD_TRY(dd_json_array(&r->json));
+    for (;; n++) {
+        DD_TRY(dd_json_item(&r->json, &more));
+        if (!more)
+            break;
+        good = good && n < 4 && dd_json_peek(&r->json) == DD_JSON_NUMBER;
+        if (good)
+            DD_TRY(dd_json_number(&r->json, &box[n]));
+        else
+            DD_TRY(dd_json_skip(&r->json));
+    }
+    *found = good && n == 4;
+    if (*found)
+        return DD_OK;
+    r->sound = false;
+    return note(r, DD_COCO_BAD_BOX, "bbox", r->json.text + start, r->json.at - start);
+}
+
+/* Puts a name into the pool; a NUL in it ("\u0000") would cut it short and is a defect. */
+static dd_status read_name(reader *r, const char *field, size_t *offset, bool *found) {
+    dd_coco_file *file = r->file;
+    *found = true;
+    if (dd_json_peek(&r->json) != DD_JSON_STRING)
+        return note_value(r, DD_COCO_WRONG_TYPE, field, false);
+    dd_json_text text;
+    DD_TRY(dd_json_string(&r->json, &text));
+    DD_TRY(dd_reserve(&file->names, &r->names_capacity, file->names_length + text.length + 1, 1));
+    char *name = file->names + file->names_length;
+    size_t n = dd_json_unescape(&text, name);
+    if (memchr(name, 0, n))
+        return note(r, DD_COCO_BAD_VALUE, field, text.data, text.length);
+    name[n] = '\0';
+    *offset = file->names_length;
+    file->names_length += n + 1;
+    return DD_OK;
+}
+
+/* ---- records ------------------------------------------------------------------------------- */
+
+/* Room for one more record. The first 32 tell how many bytes of text a record takes, so that one
+ * growth to the list's probable length follows instead of doublings (memory stays near the
+ * file's size). */
+static dd_status make_room(reader *r, void *pointer, size_t *capacity, size_t count, size_t size) {
+    if (count < *capacity)
+        return DD_OK;
+    size_t wanted = 32;
+    if (count) {
+        size_t each = (r->json.at - r->section_at) / (size_t)(r->index ? r->index : 1) + 1;
+        wanted = count + count / 8 + (r->json.length - r->json.at) / each + 16;
+    }
+    DD_TRY(dd_realloc_array(pointer, wanted, size));
+    *capacity = wanted;
+    return DD_OK;
+}
+
+/* Enters the record at the cursor. */
+static dd_status begin_record(reader *r) {
+    if (dd_json_peek(&r->json) != DD_JSON_OBJECT) {
+        char what[96];
+        snprintf(what, sizeof what, "%s came in %s, an object was needed",
+                 dd_json_kind_name(dd_json_peek(&r->json)), dd_coco_section_name(r->section));
+        return dd_json_fail(&r->json, what);
+    }
+    r->line = dd_json_line(&r->json);
+    r->sound = true;
+    return dd_json_object(&r->json);
+}
+
+static dd_status read_image(reader *r) {
+    dd_coco_image image = {.line = (uint32_t)r->line, .index = (uint32_t)r->index};
+    bool has_id = false, has_width = false, has_height = false, has_name = false, more;
+    dd_json_text key;
+    for (;;) {
+        DD_TRY(dd_json_key(&r->json, &key, &more));
+        if (!more)
+            break;
+        if (dd_json_is(&key, "id"))
+            DD_TRY(read_id(r, "id", &image.id, &has_id));
+        else if (dd_json_is(&key, "width"))
+            DD_TRY(read_side(r, "width", &image.width, &has_width));
+        else if (dd_json_is(&key, "height"))
+            DD_TRY(read_side(r, "height", &image.height, &has_height));
+        else if (dd_json_is(&key, "file_name"))
+            DD_TRY(read_name(r, "file_name", &image.name, &has_name));
+        else
+            DD_TRY(dd_json_skip(&r->json));
+    }
+    if (!has_width)
+        DD_TRY(note_missing(r, "width"));
+    if (!has_height)
+        DD_TRY(note_missing(r, "height"));
+    if (!has_name)
+        DD_TRY(note_missing(r, "file_name"));
+    if (!has_id)
+        return r->sound ? note_missing(r, "id") : DD_OK;
+    dd_coco_file *file = r->file;
+    DD_TRY(make_room(r, &file->images, &r->images_capacity, file->n_images, sizeof image));
+    file->images[file->n_images++] = image;
+    return DD_OK;
+}
+
+static dd_status read_category(reader *r) {
+    dd_coco_category category = {.line = (uint32_t)r->line, .index = (uint32_t)r->index};
+    bool has_id = false, has_name = false, more;
+    dd_json_text key;
+    for (;;) {
+        DD_TRY(dd_json_key(&r->json, &key, &more));
+        if (!more)
+            break;
+        if (dd_json_is(&key, "id"))
+            DD_TRY(read_id(r, "id", &category.id, &has_id));
+        else if (dd_json_is(&key, "name"))
+            DD_TRY(read_name(r, "name", &category.name, &has_name));
+        else
+            DD_TRY(dd_json_skip(&r->json));
+    }
+    if (!has_name)
+        DD_TRY(note_missing(r, "name"));
+    if (!has_id)
+        return r->sound ? note_missing(r, "id") : DD_OK;
+    dd_coco_file *file = r->file;
+    DD_TRY(make_room(r, &file->categories, &r->categories_capacity, file->n_categories,
+                     sizeof category));
+    file->categories[file->n_categories++] = category;
+    return DD_OK;
+}
+
+/* The bits of `seen` below. */
+enum { HAS_ID = 1, HAS_IMAGE = 2, HAS_CATEGORY = 4, HAS_BOX = 8, HAS_SCORE = 16, HAS_AREA = 32 };
+
+/* Reads the value of one key of an annotation; adds to *seen what the key gave. */
+static dd_status read_annotation_field(reader *r, const dd_json_text *key, dd_coco_annotation *a,
+                                       int *seen) {
+    bool found = false;
+    int bit = 0;
+    if (dd_json_is(key, "image_id")) {
+        DD_TRY(read_id(r, "image_id", &a->image_id, &found));
+        bit = HAS_IMAGE;
+    } else if (dd_json_is(key, "category_id")) {
+        DD_TRY(read_id(r, "category_id", &a->category_id, &found));
+        bit = HAS_CATEGORY;
+    } else if (dd_json_is(key, "bbox")) {
+        DD_TRY(read_box(r, a->box, &found));
+        bit = HAS_BOX;
+    } else if (r->results && dd_json_is(key, "score")) {
+        DD_TRY(read_number(r, "score", &a->score, &found));
+        bit = HAS_SCORE;
+    } else if (!r->results && dd_json_is(key, "id")) {
+        DD_TRY(read_id(r, "id", &a->id, &found));
+        bit = HAS_ID;
+    } else if (!r->results && dd_json_is(key, "area")) {
+        DD_TRY(read_number(r, "area", &a->area, &found));
+        bit = HAS_AREA;
+    } else if (!r->results && dd_json_is(key, "iscrowd")) {
+        DD_TRY(read_crowd(r, &a->crowd));
+    } else {
+        bool segmentation = !r->results && dd_json_is(key, "segmentation");
+        (void)dd_json_peek(&r->json);
+        size_t start = r->json.at;
+        DD_TRY(dd_json_skip(&r->json));
+        if (segmentation && r->json.at - start <= UINT32_MAX) {
+            a->segmentation = start;
+            a->segmentation_bytes = (uint32_t)(r->json.at - start);
+        }
+    }
+    *seen |= found ? bit : 0;
+    return DD_OK;
+}
+
+static dd_status read_annotation(reader *r) {
+    dd_coco_annotation a = {.area = NAN,
+                            .line = (uint32_t)r->line,
+                            .index = (uint32_t)r->index,
+                            .image = -1,
+                            .category = -1};
+    int seen = 0;
+    bool more;
+    dd_json_text key;
+    for (;;) {
+        DD_TRY(dd_json_key(&r->json, &key, &more));
+        if (!more)
+            break;
+        DD_TRY(read_annotation_field(r, &key, &a, &seen));
+    }
+    static const struct {
+        int bit;
+        const char *field;
+    } needed[] = {{HAS_ID, "id"},
+                  {HAS_IMAGE, "image_id"},
+                  {HAS_CATEGORY, "category_id"},
+                  {HAS_BOX, "bbox"},
+                  {HAS_SCORE, "score"}};
+    /* A field that came and was wrong has its defect already; name only what did not come. */
+    if (r->sound)
+        for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
+            if (seen & needed[i].bit || needed[i].bit == (r->results ? HAS_ID : HAS_SCORE))
+                continue;
+            r->sound = false;
+            DD_TRY(note_missing(r, needed[i].field));
+        }
+    if (!r->sound)
+        return DD_OK;
+    dd_coco_file *file = r->file;
+    DD_TRY(
+        make_room(r, &file->annotations, &r->annotations_capacity, file->n_annotations, sizeof a));
+    file->annotations[file->n_annotations++] = a;
+    return DD_OK;
+}
+
+/* A list of records: the cursor stands on the list. */
+static dd_status read_section(reader *r, dd_coco_section section) {
+    static dd_status (*const read_record[])(reader *) = {read_image, read_annotation,
+                                                         read_category};
+    bool more;
+    r->section = section;
+    r->file->has[section] = true;
+    DD_TRY(dd_json_array(&r->json));
+    r->section_at = r->json.at;
+    for (r->index = 0;; r->index++) {
+        DD_TRY(dd_json_item(&r->json, &more));
+        if (!more)
+            return DD_OK;
+        DD_TRY(begin_record(r));
+        DD_TRY(read_record[section](r));
+    }
+}
+
+/* ---- ids ----------------------------------------------------------------------------------- */
+/* Each pass keeps the sound records, in order, in the front of their array. */
+
+static dd_status index_images(reader *r, dd_id_map *map) {
+    dd_coco_file *file = r->file;
+    size_t kept = 0;
+    for (size_t i = 0; i < file->n_images; i++) {
+        dd_coco_image *image = &file->images[i];
+        bool added;
+        DD_TRY(dd_id_map_add(map, image->id, (int64_t)kept, &added));
+        if (added) {
+            file->images[kept++] = *image;
+            continue;
+        }
+        r->section = DD_COCO_IMAGES, r->index = image->index, r->line = image->line;
+        DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", image->id));
+    }
+    file->n_images = kept;
+    return DD_OK;
+}
+
+static dd_status index_categories(reader *r, dd_id_map *map) {
+    dd_coco_file *file = r->file;
+    size_t kept = 0;
+    for (size_t i = 0; i < file->n_categories; i++) {
+        dd_coco_category *category = &file->categories[i];
+        bool added;
+        DD_TRY(dd_id_map_add(map, category->id, (int64_t)kept, &added));
+        if (added) {
+            file->categories[kept++] = *category;
+            continue;
+        }
+        r->section = DD_COCO_CATEGORIES, r->index = category->index, r->line = category->line;
+        DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", category->id));
+    }
+    file->n_categories = kept;
+    return DD_OK;
+}
+
+static dd_status resolve_annotations(reader *r, const dd_id_map *images,
+                                     const dd_id_map *categories, dd_id_map *ids) {
+    dd_coco_file *file = r->file;
+    size_t kept = 0;
+    r->section = DD_COCO_ANNOTATIONS;
+    DD_TRY(dd_id_map_reserve(ids, file->n_annotations));
+    for (size_t i = 0; i < file->n_annotations; i++) {
+        dd_coco_annotation a = file->annotations[i];
+        bool added = true;
+        r->index = a.index, r->line = a.line;
+        a.image = (int32_t)dd_id_map_find(images, a.image_id);
+        a.category = (int32_t)dd_id_map_find(categories, a.category_id);
+        DD_TRY(dd_id_map_add(ids, a.id, (int64_t)i, &added));
+        if (!added)
+            DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", a.id));
+        else if (a.image < 0)
+            DD_TRY(note_id(r, DD_COCO_UNKNOWN_IMAGE, "image_id", a.image_id));
+        else if (a.category < 0)
+            DD_TRY(note_id(r, DD_COCO_UNKNOWN_CATEGORY, "category_id", a.category_id));
+        else
+            file->annotations[kept++] = a;
+    }
+    file->n_annotations = kept;
+    return DD_OK;
+}
+
+static dd_status resolve(reader *r) {
+    dd_status status = DD_OK;
+    dd_id_map images = {0}, categories = {0}, ids = {0};
+    if (r->file->n_images > INT32_MAX || r->file->n_categories > INT32_MAX)
+        return dd_fail(DD_EVALUE, "%s: more than 2^31 images or categories", r->json.name);
+    DD_TRY_DONE(index_images(r, &images));
+    DD_TRY_DONE(index_categories(r, &categories));
+    DD_TRY_DONE(resolve_annotations(r, &images, &categories, &ids));
+done:
+    dd_id_map_free(&images);
+    dd_id_map_free(&categories);
+    dd_id_map_free(&ids);
+    return status;
+}
+
+/* ---- the file ------------------------------------------------------------------------------ */
+
+static dd_status read_ground_truth(reader *r) {
+    dd_json_text key;
+    bool more;
+    if (dd_json_peek(&r->json) == DD_JSON_ARRAY)
+        return dd_json_fail(&r->json, "a list came (results?), an object with images, annotations "
+                                      "and categories was needed");
+    DD_TRY(dd_json_object(&r->json));
+    for (;;) {
+        DD_TRY(dd_json_key(&r->json, &key, &more));
+        if (!more)
+            return DD_OK;
+        int section = 0;
+        while (section < DD_COCO_SECTIONS &&
+               !dd_json_is(&key, dd_coco_section_name((dd_coco_section)section)))
+            section++;
+        if (section < DD_COCO_SECTIONS)
+            DD_TRY(read_section(r, (dd_coco_section)section));
+        else
+            DD_TRY(dd_json_skip(&r->json));
+    }
+}
+
+dd_status dd_coco_read(const char *text, size_t length, const char *name, bool results,
+                       dd_coco_file *out) {
+    dd_status status = DD_OK;
+    dd_coco_file file = {0};
+    reader r = {.file = &file, .results = results};
+    dd_json_begin(&r.json, text, length, name);
+    /* Offset 0 of the pool is the empty name that records without a name share. */
+    DD_TRY_DONE(dd_reserve(&file.names, &r.names_capacity, 1, 1));
+    file.names[file.names_length++] = '\0';
+    if (results)
+        DD_TRY_DONE(read_section(&r, DD_COCO_ANNOTATIONS));
+    else
+        DD_TRY_DONE(read_ground_truth(&r));
+    DD_TRY_DONE(dd_json_end(&r.json));
+    if (!results)
+        DD_TRY_DONE(resolve(&r));
+    *out = file;
+    file = (dd_coco_file){0};
+done:
+    dd_json_free(&r.json);
+    dd_coco_file_free(&file);
+    return status;
+}
+
+void dd_coco_file_free(dd_coco_file *file) {
+    dd_free(file->images);
+    dd_free(file->categories);
+    dd_free(file->annotations);
+    dd_free(file->names);
+    dd_free(file->defects);
+    *file = (dd_coco_file){0};
+}
