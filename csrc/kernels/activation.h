@@ -13,30 +13,24 @@
 #include "kernels/kernels.h"
 #include "kernels/loops.h"
 
-/* Calls `call` with a constant kind in `KIND` for the functions that nets of this project use in
- * hot places, and with act.kind as it is for the others. */
+/* Runs `call` with the constant KIND for the functions that nets of this project use in hot places,
+ * and with KIND = kind for all others. `call` uses act_apply_hot and act_slope_hot. */
 #define ACT_DISPATCH(kind, call)                                                                   \
     switch (kind) {                                                                                \
-    case DD_IDENTITY: {                                                                            \
-        enum { KIND = DD_IDENTITY };                                                               \
-        call;                                                                                      \
-        break;                                                                                     \
-    }                                                                                              \
-    case DD_RELU: {                                                                                \
-        enum { KIND = DD_RELU };                                                                   \
-        call;                                                                                      \
-        break;                                                                                     \
-    }                                                                                              \
-    case DD_HARD_SWISH: {                                                                          \
-        enum { KIND = DD_HARD_SWISH };                                                             \
-        call;                                                                                      \
-        break;                                                                                     \
-    }                                                                                              \
+        ACT_CASE(DD_IDENTITY, call)                                                                \
+        ACT_CASE(DD_RELU, call)                                                                    \
+        ACT_CASE(DD_HARD_SWISH, call)                                                              \
     default: {                                                                                     \
         const dd_unary KIND = (kind);                                                              \
         call;                                                                                      \
         break;                                                                                     \
     }                                                                                              \
+    }
+#define ACT_CASE(kind, call)                                                                       \
+    case kind: {                                                                                   \
+        const dd_unary KIND = kind;                                                                \
+        call;                                                                                      \
+        break;                                                                                     \
     }
 
 /* The same function with a kind known to the compiler. */
@@ -203,6 +197,24 @@ V_INLINE vf act_slope(dd_act act, vf x) {
         break;
     }
     return one;
+}
+
+/* The functions outside of ACT_DISPATCH's list, as calls: they would swell the loops. */
+DD_RARE vf act_apply_rarely(dd_act act, vf x) {
+    return act_apply(act, x);
+}
+DD_RARE vf act_slope_rarely(dd_act act, vf x) {
+    return act_slope(act, x);
+}
+
+V_INLINE bool act_is_hot(dd_unary kind) {
+    return kind == DD_IDENTITY || kind == DD_RELU || kind == DD_HARD_SWISH;
+}
+V_INLINE vf act_apply_hot(dd_act act, vf x) {
+    return act_is_hot(act.kind) ? act_apply(act, x) : act_apply_rarely(act, x);
+}
+V_INLINE vf act_slope_hot(dd_act act, vf x) {
+    return act_is_hot(act.kind) ? act_slope(act, x) : act_slope_rarely(act, x);
 }
 
 #endif

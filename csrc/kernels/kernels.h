@@ -207,7 +207,8 @@ typedef struct dd_optimize {
 
 /* One output row of max or mean over k_h×k_w windows; taps outside the map are left out.
  * rows[r] is the start (pixel 0) of input row r or NULL outside. index (max only, may be NULL): the
- * winning tap's flat position y·W + x in the map, first on ties; row_index[r]: the y of rows[r]. */
+ * winning tap's flat position y·W + x in the map, first on ties, dense (c a pixel, no pitch);
+ * row_index[r]: the y of rows[r]. Every window has a tap inside the map. */
 typedef struct dd_pool {
     const float *const *rows;
     const int32_t *row_index;

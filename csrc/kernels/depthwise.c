@@ -1,0 +1,365 @@
+/* Depthwise convolution, one row at a time: forward, data gradient and weight gradient.
+ *
+ * Letters: k the kernel's side, r and s a tap's row and column, x an output pixel, j an input pixel
+ * of the block, ch the first channel of a vector, n its lanes (VL, or fewer in the last one).
+ *
+ * Forward and data gradient cut the row into blocks of neighbouring pixels and hold a block's
+ * results for one vector of channels in registers: every pixel read serves all taps that it meets,
+ * and a block's pixels stay in the first-level cache while the channels go by. Rows are cut
+ * greedily into 8, 4, 2 and 1. A result is summed in the order (r, s), in the data gradient (r, s
+ * descending), whatever its block: the cut never shows in the bits.
+ *
+ * The weight gradient holds the taps of a vector of channels in registers and runs over the row. */
+#include "kernels/activation.h"
+
+/* Pixels of the largest block: with them live a row of weights (five at most) and one input. */
+enum { BLOCK = 8 };
+
+/* ---- forward ----------------------------------------------------------------------------------
+ */
+
+/* Activations without a fast case of their own. */
+DD_RARE void activate_rarely(dd_act act, vf *sum, int pixels) {
+    for (int i = 0; i < pixels; i++)
+        sum[i] = act_apply(act, sum[i]);
+}
+
+V_INLINE void activate_block(dd_act act, vf *sum, int pixels) {
+    switch (act.kind) {
+    case DD_IDENTITY:
+        break;
+    case DD_RELU:
+        DD_UNROLL
+        for (int i = 0; i < pixels; i++)
+            sum[i] = act_apply(act_of_kind(DD_RELU, act), sum[i]);
+        break;
+    case DD_HARD_SWISH:
+        DD_UNROLL
+        for (int i = 0; i < pixels; i++)
+            sum[i] = act_apply(act_of_kind(DD_HARD_SWISH, act), sum[i]);
+        break;
+    default: { /* by way of a copy: only here do the sums leave their registers */
+        vf kept[BLOCK];
+        DD_UNROLL
+        for (int i = 0; i < pixels; i++)
+            kept[i] = sum[i];
+        activate_rarely(act, kept, pixels);
+        DD_UNROLL
+        for (int i = 0; i < pixels; i++)
+            sum[i] = kept[i];
+        break;
+    }
+    }
+}
+
+/* A block's epilogue: activation, residual, store. */
+V_INLINE void finish_block(const dd_depthwise *d, vf *sum, int pixels, int64_t x, int ch, int n) {
+    activate_block(d->act, sum, pixels);
+    if (d->residual != NULL) {
+        const float *residual = d->residual + x * d->residual_pitch + ch;
+        DD_UNROLL
+        for (int i = 0; i < pixels; i++)
+            sum[i] = v_add(sum[i], V_LOAD(residual + i * d->residual_pitch, n));
+    }
+    float *y = d->y + x * d->y_pitch + ch;
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        V_STORE(y + i * d->y_pitch, sum[i], n);
+}
+
+V_INLINE void forward_block(const dd_depthwise *d, int k, int stride, int pixels, int64_t x, int ch,
+                            int n) {
+    vf sum[BLOCK];
+    const vf bias = d->bias != NULL ? V_LOAD(d->bias + ch, n) : v_zero();
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        sum[i] = bias;
+    DD_ROLLED
+    for (int r = 0; r < k; r++) {
+        const float *in = d->rows[r] + x * stride * d->pitch + ch;
+        const float *w = d->w + r * k * d->wpitch + ch;
+        vf tap[5];
+        DD_UNROLL
+        for (int s = 0; s < k; s++)
+            tap[s] = V_LOAD(w + s * d->wpitch, n);
+        DD_UNROLL
+        for (int j = 0; j < (pixels - 1) * stride + k; j++) {
+            vf v = V_LOAD(in + j * d->pitch, n);
+            DD_UNROLL
+            for (int s = 0; s < k; s++)
+                if (j >= s && (j - s) % stride == 0 && (j - s) / stride < pixels)
+                    sum[(j - s) / stride] = v_fma(v, tap[s], sum[(j - s) / stride]);
+        }
+    }
+    finish_block(d, sum, pixels, x, ch, n);
+}
+
+/* A block for every channel; k, stride and pixels are constants. */
+V_INLINE void forward_channels(const dd_depthwise *d, int k, int stride, int pixels, int64_t x) {
+    int ch = 0;
+    for (; ch + VL <= d->c; ch += VL)
+        forward_block(d, k, stride, pixels, x, ch, VL);
+    if (ch < d->c)
+        forward_block(d, k, stride, pixels, x, ch, d->c - ch);
+}
+
+V_INLINE void forward_row(const dd_depthwise *d, int k, int stride) {
+    int64_t x = 0;
+    for (; x + 8 <= d->width; x += 8)
+        forward_channels(d, k, stride, 8, x);
+    for (; x + 4 <= d->width; x += 4)
+        forward_channels(d, k, stride, 4, x);
+    for (; x + 2 <= d->width; x += 2)
+        forward_channels(d, k, stride, 2, x);
+    for (; x < d->width; x++)
+        forward_channels(d, k, stride, 1, x);
+}
+
+/* Any k and stride: four pixels at a time, or one, with a load a tap. */
+V_INLINE void forward_any_block(const dd_depthwise *d, int pixels, int64_t x, int ch, int n) {
+    vf sum[BLOCK];
+    const vf bias = d->bias != NULL ? v_load_n(d->bias + ch, n) : v_zero();
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        sum[i] = bias;
+    for (int r = 0; r < d->k; r++) {
+        const float *in = d->rows[r] + x * d->stride * d->pitch + ch;
+        const float *w = d->w + r * d->k * d->wpitch + ch;
+        for (int s = 0; s < d->k; s++) {
+            vf tap = v_load_n(w + s * d->wpitch, n);
+            DD_UNROLL
+            for (int i = 0; i < pixels; i++) {
+                vf v = v_load_n(in + (i * d->stride + s) * d->pitch, n);
+                sum[i] = v_fma(v, tap, sum[i]);
+            }
+        }
+    }
+    finish_block(d, sum, pixels, x, ch, n);
+}
+
+static void forward_any(const dd_depthwise *d) {
+    for (int ch = 0; ch < d->c; ch += VL) {
+        const int n = d->c - ch < VL ? d->c - ch : VL;
+        int64_t x = 0;
+        for (; x + 4 <= d->width; x += 4)
+            forward_any_block(d, 4, x, ch, n);
+        for (; x < d->width; x++)
+            forward_any_block(d, 1, x, ch, n);
+    }
+}
+
+void DD_NAME(depthwise_f32)(const dd_depthwise *d) {
+    if (d->k == 3 && d->stride == 1)
+        forward_row(d, 3, 1);
+    else if (d->k == 3 && d->stride == 2)
+        forward_row(d, 3, 2);
+    else if (d->k == 5 && d->stride == 1)
+        forward_row(d, 5, 1);
+    else if (d->k == 5 && d->stride == 2)
+        forward_row(d, 5, 2);
+    else
+        forward_any(d);
+}
+
+/* ---- data gradient ------------------------------------------------------------------------------
+ */
+
+/* `pixels` neighbours from x on, where x is a multiple of stride and k, stride and pixels are
+ * constants: output pixel x/stride + j gives to pixels j·stride + s. With `edge` the output pixels
+ * are checked one by one. */
+V_INLINE void dx_block(const dd_depthwise_dx *d, int k, int stride, int pixels, bool edge,
+                       int64_t x, int ch, int n) {
+    const int before = (k - 1) / stride, last = (pixels - 1) / stride;
+    const int64_t first = x / stride;
+    vf sum[BLOCK];
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        sum[i] = v_zero();
+    DD_ROLLED
+    for (int r = 0; r < k; r++) {
+        if (d->dy_rows[r] == NULL)
+            continue;
+        const float *dy = d->dy_rows[r] + first * d->dy_pitch + ch;
+        const float *w = d->w + r * k * d->wpitch + ch;
+        vf tap[5];
+        DD_UNROLL
+        for (int s = 0; s < k; s++)
+            tap[s] = V_LOAD(w + s * d->wpitch, n);
+        DD_UNROLL
+        for (int t = 0; t <= before + last; t++) {
+            const int j = t - before;
+            if (edge && (first + j < 0 || first + j >= d->out_width))
+                continue;
+            vf v = V_LOAD(dy + j * d->dy_pitch, n);
+            DD_UNROLL
+            for (int s = 0; s < k; s++)
+                if (j * stride + s >= 0 && j * stride + s < pixels)
+                    sum[j * stride + s] = v_fma(v, tap[s], sum[j * stride + s]);
+        }
+    }
+    float *dx = d->dx + (x - d->x_begin) * d->dx_pitch + ch;
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        V_STORE(dx + i * d->dx_pitch, sum[i], n);
+}
+
+V_INLINE void dx_channels(const dd_depthwise_dx *d, int k, int stride, int pixels, int64_t x) {
+    const int64_t first = x / stride - (k - 1) / stride, last = (x + pixels - 1) / stride;
+    const bool edge = first < 0 || last >= d->out_width;
+    int ch = 0;
+    if (!edge)
+        for (; ch + VL <= d->c; ch += VL)
+            dx_block(d, k, stride, pixels, false, x, ch, VL);
+    for (; ch < d->c; ch += VL)
+        dx_block(d, k, stride, pixels, true, x, ch, d->c - ch < VL ? d->c - ch : VL);
+}
+
+/* Any k and stride, one pixel. */
+static void dx_any_pixel(const dd_depthwise_dx *d, int64_t x) {
+    float *dx = d->dx + (x - d->x_begin) * d->dx_pitch;
+    for (int ch = 0; ch < d->c; ch += VL) {
+        const int n = d->c - ch < VL ? d->c - ch : VL;
+        vf sum = v_zero();
+        for (int r = 0; r < d->k; r++) {
+            if (d->dy_rows[r] == NULL)
+                continue;
+            for (int s = d->k - 1; s >= 0; s--) {
+                const int64_t at = x - s;
+                if (at < 0 || at % d->stride != 0 || at / d->stride >= d->out_width)
+                    continue;
+                vf v = v_load_n(d->dy_rows[r] + at / d->stride * d->dy_pitch + ch, n);
+                sum = v_fma(v, v_load_n(d->w + (r * d->k + s) * d->wpitch + ch, n), sum);
+            }
+        }
+        v_store_n(dx + ch, sum, n);
+    }
+}
+
+V_INLINE void dx_row(const dd_depthwise_dx *d, int k, int stride) {
+    const int64_t end = d->x_begin + d->width;
+    int64_t x = d->x_begin;
+    for (; x < end && x % stride != 0; x++)
+        dx_any_pixel(d, x);
+    for (; x + 8 <= end; x += 8)
+        dx_channels(d, k, stride, 8, x);
+    for (; x + 4 <= end; x += 4)
+        dx_channels(d, k, stride, 4, x);
+    for (; x + 2 <= end; x += 2)
+        dx_channels(d, k, stride, 2, x);
+    for (; x < end; x++)
+        dx_any_pixel(d, x);
+}
+
+void DD_NAME(depthwise_dx_f32)(const dd_depthwise_dx *d) {
+    if (d->k == 3 && d->stride == 1)
+        dx_row(d, 3, 1);
+    else if (d->k == 3 && d->stride == 2)
+        dx_row(d, 3, 2);
+    else if (d->k == 5 && d->stride == 1)
+        dx_row(d, 5, 1);
+    else if (d->k == 5 && d->stride == 2)
+        dx_row(d, 5, 2);
+    else
+        for (int64_t x = 0; x < d->width; x++)
+            dx_any_pixel(d, d->x_begin + x);
+}
+
+/* ---- weight gradient ----------------------------------------------------------------------------
+ */
+
+/* Rows of the kernel whose taps fit in registers together, beside four gradients and an input. */
+#define DW_ROWS(k) ((k) == 3 ? 3 : V_REGISTERS >= 32 ? 5 : 2)
+
+/* Adds what `pixels` neighbours from x on give to the taps of rows r..r+rows-1. */
+V_INLINE void dw_step(const dd_depthwise_dw *d, int k, int stride, int rows, int pixels, int r,
+                      int64_t x, int ch, int n, vf *sum) {
+    vf dy[4];
+    DD_UNROLL
+    for (int i = 0; i < pixels; i++)
+        dy[i] = V_LOAD(d->dy + (x + i) * d->dy_pitch + ch, n);
+    DD_UNROLL
+    for (int q = 0; q < rows; q++) {
+        const float *in = d->rows[r + q] + x * stride * d->pitch + ch;
+        DD_UNROLL
+        for (int j = 0; j < (pixels - 1) * stride + k; j++) {
+            vf v = V_LOAD(in + j * d->pitch, n);
+            DD_UNROLL
+            for (int s = 0; s < k; s++)
+                if (j >= s && (j - s) % stride == 0 && (j - s) / stride < pixels)
+                    sum[q * k + s] = v_fma(v, dy[(j - s) / stride], sum[q * k + s]);
+        }
+    }
+}
+
+/* The taps of rows r..r+rows-1 for one vector of channels, over the whole row. */
+V_INLINE void dw_rows(const dd_depthwise_dw *d, int k, int stride, int rows, int r, int ch, int n) {
+    vf sum[25];
+    DD_UNROLL
+    for (int i = 0; i < rows * k; i++)
+        sum[i] = v_zero();
+    int64_t x = 0;
+    DD_ROLLED
+    for (; x + 4 <= d->width; x += 4)
+        dw_step(d, k, stride, rows, 4, r, x, ch, n, sum);
+    DD_ROLLED
+    for (; x < d->width; x++)
+        dw_step(d, k, stride, rows, 1, r, x, ch, n, sum);
+    float *dw = d->dw + r * k * d->wpitch + ch;
+    DD_UNROLL
+    for (int i = 0; i < rows * k; i++)
+        V_STORE(dw + i * d->wpitch, v_add(V_LOAD(dw + i * d->wpitch, n), sum[i]), n);
+}
+
+V_INLINE void dw_channels(const dd_depthwise_dw *d, int k, int stride, int ch, int n) {
+    int r = 0;
+    for (; r + DW_ROWS(k) <= k; r += DW_ROWS(k))
+        dw_rows(d, k, stride, DW_ROWS(k), r, ch, n);
+    if (k % DW_ROWS(k) != 0)
+        dw_rows(d, k, stride, k % DW_ROWS(k), r, ch, n);
+}
+
+/* Any k and stride: a tap at a time. */
+static void dw_any(const dd_depthwise_dw *d, int ch, int n) {
+    for (int r = 0; r < d->k; r++)
+        for (int s = 0; s < d->k; s++) {
+            const float *in = d->rows[r] + s * d->pitch + ch, *dy = d->dy + ch;
+            float *dw = d->dw + (r * d->k + s) * d->wpitch + ch;
+            vf sum = v_zero();
+            for (int64_t x = 0; x < d->width; x++)
+                sum = v_fma(v_load_n(in + x * d->stride * d->pitch, n),
+                            v_load_n(dy + x * d->dy_pitch, n), sum);
+            v_store_n(dw, v_add(v_load_n(dw, n), sum), n);
+        }
+}
+
+static void add_bias_gradient(const dd_depthwise_dw *d, int ch, int n) {
+    vf sum = v_zero();
+    for (int64_t x = 0; x < d->width; x++)
+        sum = v_add(sum, v_load_n(d->dy + x * d->dy_pitch + ch, n));
+    v_store_n(d->db + ch, v_add(v_load_n(d->db + ch, n), sum), n);
+}
+
+V_INLINE void dw_row(const dd_depthwise_dw *d, int k, int stride) {
+    int ch = 0;
+    for (; ch + VL <= d->c; ch += VL)
+        dw_channels(d, k, stride, ch, VL);
+    if (ch < d->c)
+        dw_channels(d, k, stride, ch, d->c - ch);
+}
+
+void DD_NAME(depthwise_dw_f32)(const dd_depthwise_dw *d) {
+    if (d->k == 3 && d->stride == 1)
+        dw_row(d, 3, 1);
+    else if (d->k == 3 && d->stride == 2)
+        dw_row(d, 3, 2);
+    else if (d->k == 5 && d->stride == 1)
+        dw_row(d, 5, 1);
+    else if (d->k == 5 && d->stride == 2)
+        dw_row(d, 5, 2);
+    else
+        for (int ch = 0; ch < d->c; ch += VL)
+            dw_any(d, ch, d->c - ch < VL ? d->c - ch : VL);
+    if (d->db != NULL)
+        for (int ch = 0; ch < d->c; ch += VL)
+            add_bias_gradient(d, ch, d->c - ch < VL ? d->c - ch : VL);
+}
