@@ -28,7 +28,7 @@ dd_status dd_grad_node(dd_graph *g, const char *op, const char *name, const void
 
 dd_status dd_grad_backward(dd_graph *g, int node, const int *dout, int *din) {
     int in[3 * DD_MANY + DD_MAX_SAVED], n = 0;
-    char name[256];
+    char name[DD_MAX_NAME + 1];
     const dd_node f = g->nodes[node]; /* by value: appending moves the array */
     int outputs = f.n_out - f.n_saved;
     if (!f.op->backward)
@@ -117,7 +117,7 @@ static dd_status copy_forward(const dd_graph *f, const dd_store *s, dd_graph *g,
 
 /* Appends a value that the caller gives at each backward. */
 static dd_status add_seed(dd_graph *g, const char *output, int of, int *value) {
-    char name[256];
+    char name[DD_MAX_NAME + 1];
     char *copy;
     (void)snprintf(name, sizeof name, "seed:%s", output);
     DD_TRY(dd_reserve(&g->values, &g->values_capacity, g->n_values + 1, sizeof *g->values));
@@ -178,7 +178,7 @@ static dd_status arrive(pass *p, int v, int gradient) {
         p->grad[v] = gradient;
         return DD_OK;
     }
-    char name[256];
+    char name[DD_MAX_NAME + 1];
     int both[2] = {p->grad[v], gradient};
     dd_binary_params add;
     dd_op_params_init(&dd_op_binary, &add);
@@ -219,7 +219,7 @@ static dd_status differentiate_node(pass *p, int index) {
 /* Seeds of all outputs, then the nodes from last to first, then the inputs' gradients. */
 static dd_status append_backward(pass *p, const int *seeds, bool inputs_too) {
     dd_graph *g = p->g;
-    char name[256];
+    char name[DD_MAX_NAME + 1];
     size_t outputs = g->n_outputs;
     for (size_t i = 0; i < outputs; i++)
         if (p->wanted[g->outputs[i]])

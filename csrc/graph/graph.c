@@ -48,6 +48,14 @@ void dd_graph_destroy(dd_graph *graph) {
 /* ---- values
  * --------------------------------------------------------------------------------------- */
 
+static dd_status check_name(const char *what, const char *name) {
+    size_t n = strlen(name);
+    if (n < 1 || n > DD_MAX_NAME)
+        return dd_fail(DD_EVALUE, "graph: the name of %s has %zu bytes, 1 to %d are needed", what,
+                       n, DD_MAX_NAME);
+    return DD_OK;
+}
+
 /* Appends a value whose fields are in `v`, with a copy of `name`. */
 static dd_status add_value(dd_graph *g, const char *name, dd_value v, int *value) {
     char *copy;
@@ -66,8 +74,7 @@ static void drop_last_value(dd_graph *g) {
 }
 
 dd_status dd_graph_input(dd_graph *g, const char *name, const dd_type *type, int *value) {
-    if (!name[0])
-        return dd_fail(DD_EVALUE, "graph: an input's name is empty");
+    DD_TRY(check_name("an input", name));
     for (size_t i = 0; i < g->n_inputs; i++)
         if (strcmp(g->values[g->inputs[i]].name, name) == 0)
             return dd_fail(DD_EVALUE, "graph: there is an input '%s' already", name);
@@ -104,8 +111,7 @@ dd_status dd_graph_output(dd_graph *g, const char *name, int value) {
     if (value < 0 || (size_t)value >= g->n_values)
         return dd_fail(DD_EVALUE, "graph: output '%s' is value %d of %zu", name, value,
                        g->n_values);
-    if (!name[0])
-        return dd_fail(DD_EVALUE, "graph: an output's name is empty");
+    DD_TRY(check_name("an output", name));
     for (size_t i = 0; i < g->n_outputs; i++)
         if (strcmp(g->output_names[i], name) == 0)
             return dd_fail(DD_EVALUE, "graph: there is an output '%s' already", name);
@@ -169,6 +175,7 @@ static dd_status check_field(const char *who, const dd_field *f, const char *at)
 /* The node's inputs, outputs and attributes against its operator. */
 static dd_status check_node(const dd_graph *g, const dd_op *op, const char *name,
                             const void *params, const int *in, int n_in, int n_outputs) {
+    DD_TRY(check_name("a node", name));
     if (n_in < op->min_in || n_in > op->max_in)
         return dd_fail(DD_EVALUE, "%s '%s': %d inputs, %d to %d are needed", op->name, name, n_in,
                        op->min_in, op->max_in);
@@ -201,7 +208,7 @@ static void output_name(const char *node, int slot, char *text, size_t capacity)
 /* Appends `node` (whose heap parts then belong to the graph) and its n_out output values. */
 static dd_status commit_node(dd_graph *g, dd_node *node) {
     dd_status status = DD_OK;
-    char text[256];
+    char text[DD_MAX_NAME + 1];
     int made = 0;
     DD_TRY(dd_reserve(&g->nodes, &g->nodes_capacity, g->n_nodes + 1, sizeof *g->nodes));
     for (; made < node->n_out; made++) {

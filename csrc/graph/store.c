@@ -76,8 +76,9 @@ dd_status dd_store_add(dd_store *s, const char *name, dd_role role, const dd_typ
     dd_status status;
     char *copy = NULL;
     size_t bytes;
-    if (!name[0])
-        return dd_fail(DD_EVALUE, "store: an entry's name is empty");
+    if (!name[0] || strlen(name) > DD_MAX_NAME)
+        return dd_fail(DD_EVALUE, "store: an entry's name has %zu bytes, 1 to %d are needed",
+                       strlen(name), DD_MAX_NAME);
     if (dd_store_find(s, name) >= 0)
         return dd_fail(DD_EVALUE, "store: there is an entry '%s' already", name);
     if (role != DD_TRAINABLE && role != DD_STATE && role != DD_CONSTANT)
