@@ -29,7 +29,7 @@ typedef struct dd_binding {
     dd_store *store;
     void *arena;            /* dd_plan_arena_bytes, aligned to DD_ALIGN */
     const dd_array *inputs; /* dense */
-    dd_array *outputs;      /* dense, written by the forward; data NULL: not wanted */
+    dd_array *outputs;      /* dense, all given, written by the forward */
     const dd_array *seeds;  /* backward: a gradient an output; data NULL: zeros */
     float *gradient;        /* backward: added to; the store's size floats */
     uint64_t seed, step;    /* of random operators */

@@ -1,0 +1,129 @@
+/* The load stage: rows of a value, stored or pending, as dense floats in scratch.
+ *
+ * N, H, W, C: images, rows, columns, channels of a map. A value of another rank counts as N images
+ * of one row. */
+#include "graph/steps.h"
+
+#include <string.h>
+
+static char *place_base(const dd_run *run, int value) {
+    return run->plan->data[value];
+}
+
+float *dd_row(const dd_run *run, int value, int64_t n, int64_t y) {
+    const dd_pvalue *v = &run->plan->values[value];
+    int64_t width = v->type.rank == 4 ? v->type.dims[2] : 0;
+    return (float *)(void *)place_base(run, value) + n * v->image + y * width * v->pitch;
+}
+
+bool dd_is_stored(const dd_plan *plan, int value) {
+    return plan->values[value].pending == DD_STORED;
+}
+
+void *dd_scratch(const dd_run *run, int thread) {
+    return run->plan->scratch + (size_t)thread * run->plan->scratch_bytes;
+}
+
+static void load_stored(const dd_pvalue *v, const float *from, int64_t count, float *out) {
+    int64_t c = dd_type_last(&v->type);
+    if (v->pitch == c) {
+        memcpy(out, from, (size_t)(count * c) * sizeof(float));
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        memcpy(out + i * c, from + i * v->pitch, (size_t)c * sizeof(float));
+}
+
+static void load_affine(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
+                        int64_t count, float *out) {
+    const dd_norm *norm = &run->plan->norms[v->norm];
+    const dd_pvalue *source = &run->plan->values[v->x];
+    dd_affine a = {.x = dd_row(run, v->x, n, y) + x * source->pitch,
+                   .pitch = source->pitch,
+                   .y = out,
+                   .y_pitch = norm->c,
+                   .pixels = count,
+                   .c = norm->c,
+                   .scale = run->plan->vectors + norm->scale,
+                   .shift = run->plan->vectors + norm->shift,
+                   .act = v->act};
+    run->plan->kernels->affine_f32(&a);
+}
+
+static void load_bn_dx(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
+                       int64_t count, float *out) {
+    const dd_norm *norm = &run->plan->norms[v->norm];
+    const dd_pvalue *source = &run->plan->values[v->x], *gradient = &run->plan->values[v->dz];
+    const float *vectors = run->plan->vectors;
+    dd_bn_dx b = {.dz = dd_row(run, v->dz, n, y) + x * gradient->pitch,
+                  .dz_pitch = gradient->pitch,
+                  .x = dd_row(run, v->x, n, y) + x * source->pitch,
+                  .pitch = source->pitch,
+                  .dx = out,
+                  .dx_pitch = norm->c,
+                  .pixels = count,
+                  .c = norm->c,
+                  .scale = vectors + norm->scale,
+                  .shift = vectors + norm->shift,
+                  .p = vectors + norm->p,
+                  .q = vectors + norm->q,
+                  .r = vectors + norm->r,
+                  .act = v->act};
+    run->plan->kernels->bn_dx_f32(&b);
+}
+
+static void load_u8(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
+                    int64_t count, float *out) {
+    const dd_pvalue *source = &run->plan->values[v->x];
+    int64_t c = dd_type_last(&v->type), width = source->type.dims[2];
+    const uint8_t *from = (const uint8_t *)run->plan->data[v->x] + n * source->image +
+                          (y * width + x) * source->pitch;
+    if (source->pitch == c) {
+        run->plan->kernels->u8_to_f32(from, v->scale, -v->zero * v->scale, out, count * c);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        run->plan->kernels->u8_to_f32(from + i * source->pitch, v->scale, -v->zero * v->scale,
+                                      out + i * c, c);
+}
+
+void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                    float *out) {
+    const dd_pvalue *v = &run->plan->values[value];
+    switch (v->pending) {
+    case DD_STORED:
+        load_stored(v, dd_row(run, value, n, y) + x * v->pitch, count, out);
+        break;
+    case DD_PENDING_U8:
+        load_u8(run, v, n, y, x, count, out);
+        break;
+    case DD_PENDING_AFFINE:
+        load_affine(run, v, n, y, x, count, out);
+        break;
+    case DD_PENDING_BN_DX:
+        load_bn_dx(run, v, n, y, x, count, out);
+        break;
+    }
+}
+
+void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
+                   int64_t left, int64_t right, float *out) {
+    const dd_type *type = &run->plan->values[value].type;
+    int64_t h = type->dims[1], w = type->dims[2], c = type->dims[3];
+    int64_t padded = (left + w + right) * c;
+    for (int64_t i = 0; i < rows; i++, out += padded) {
+        int64_t y = first + i;
+        if (y < 0 || y >= h) {
+            memset(out, 0, (size_t)padded * sizeof(float));
+            continue;
+        }
+        memset(out, 0, (size_t)(left * c) * sizeof(float));
+        dd_load_pixels(run, value, n, y, 0, w, out + left * c);
+        memset(out + (left + w) * c, 0, (size_t)(right * c) * sizeof(float));
+    }
+}
+
+void dd_cut(int64_t n_rows, int64_t units, int64_t unit, int64_t *begin, int64_t *end) {
+    *begin = n_rows * unit / units;
+    *end = n_rows * (unit + 1) / units;
+}

@@ -1,0 +1,520 @@
+/* The backward pair: the gradients of a convolution's input and weights in one pass over the rows
+ * of dy, which its load forms from a pending batch-norm gradient.
+ *
+ * The rows of dy are cut into slots, a unit each: a slot adds its share of the weight gradient to
+ * memory of its own, and a second phase adds the slots in order. So bits do not depend on threads.
+ * Letters as in step_conv.c. */
+#include "graph/steps.h"
+
+#include <string.h>
+
+#include "base/threads.h"
+
+/* A strip of the pass: dy rows [y, y_end) and the input rows [x_first, x_end) whose gradient they
+ * complete, with what the load made of both. */
+typedef struct strip {
+    int64_t n, y, y_end;
+    int64_t dx_begin, dx_end; /* rows of dx to write */
+    const float *dy;          /* row dy_first, pixel -dy_left */
+    int64_t dy_first, dy_left, dy_pitch, dy_row;
+    const float *x; /* row y·stride - pad_top, pixel -pad_left */
+    int64_t x_pitch, x_row;
+} strip;
+
+static int64_t slot_floats(const dd_conv *c) {
+    if (c->depthwise)
+        return c->k_h * c->k_w * dd_depthwise_pitch(c);
+    return (int64_t)c->k_h * c->k_w * (c->c_in / c->groups) * c->c_out;
+}
+
+static bool in_place(const dd_plan *plan, const dd_conv *c, int value) {
+    return c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->groups == 1 && c->pad_top == 0 &&
+           c->pad_left == 0 && c->pad_bottom == 0 && c->pad_right == 0 && dd_is_stored(plan, value);
+}
+
+/* Zero pixels that the phases of dx read left and right of a row of dy. */
+static void dy_margins(const dd_conv *c, int64_t *left, int64_t *right) {
+    *left = *right = 0;
+    if (c->depthwise)
+        return;
+    for (int i = 0; i < c->n_phases; i++) {
+        const dd_conv_phase *p = &c->phases[i];
+        int64_t pixels = (c->w - p->x0 + c->stride - 1) / c->stride;
+        int64_t last = pixels - 1 + p->first_x + p->taps_x - 1 - (c->ow - 1);
+        if (p->taps_x == 0)
+            continue;
+        *left = -p->first_x > *left ? -p->first_x : *left;
+        *right = last > *right ? last : *right;
+    }
+}
+
+static int64_t floor_div(int64_t a, int64_t b) {
+    return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+
+/* Rows of dy that the strip's dx and dw need. */
+static void dy_rows(const dd_conv *c, const dd_step *s, const strip *t, int64_t *first,
+                    int64_t *end) {
+    *first = t->y;
+    *end = t->y_end;
+    if (s->dx < 0)
+        return;
+    int64_t low = floor_div(t->dx_begin + c->pad_top - (c->k_h - 1), c->stride);
+    int64_t high = floor_div(t->dx_end - 1 + c->pad_top, c->stride) + 1;
+    *first = low < *first ? low : *first;
+    *end = high > *end ? high : *end;
+}
+
+static int64_t x_width(const dd_conv *c) {
+    int64_t width = (c->ow - 1) * c->stride + (int64_t)(c->k_w - 1) * c->dilation + 1;
+    int64_t least = c->pad_left + c->w;
+    return width > least ? width : least;
+}
+
+static void load(const dd_run *run, const dd_step *s, const dd_conv *c, strip *t, float *scratch) {
+    int64_t first, end, left, right;
+    dy_rows(c, s, t, &first, &end);
+    dy_margins(c, &left, &right);
+    if (s->dx < 0)
+        left = right = 0;
+    if (in_place(run->plan, c, s->dy)) {
+        t->dy_pitch = run->plan->values[s->dy].pitch;
+        t->dy = dd_row(run, s->dy, t->n, t->y);
+        t->dy_first = t->y;
+        t->dy_left = 0;
+        t->dy_row = c->ow * t->dy_pitch;
+    } else {
+        dd_load_strip(run, s->dy, t->n, first, end - first, left, right, scratch);
+        t->dy = scratch;
+        t->dy_first = first;
+        t->dy_left = left;
+        t->dy_pitch = c->c_out;
+        t->dy_row = (left + c->ow + right) * c->c_out;
+        scratch += (end - first) * t->dy_row;
+    }
+    if (s->dw_entry < 0 && s->dw < 0)
+        return;
+    if (in_place(run->plan, c, s->x)) {
+        t->x_pitch = run->plan->values[s->x].pitch;
+        t->x = dd_row(run, s->x, t->n, t->y);
+        t->x_row = c->w * t->x_pitch;
+        return;
+    }
+    int64_t reach = (int64_t)(c->k_h - 1) * c->dilation + 1;
+    dd_load_strip(run, s->x, t->n, t->y * c->stride - c->pad_top,
+                  (t->y_end - t->y - 1) * c->stride + reach, c->pad_left,
+                  x_width(c) - c->pad_left - c->w, scratch);
+    t->x = scratch;
+    t->x_pitch = c->c_in;
+    t->x_row = x_width(c) * c->c_in;
+}
+
+/* ---- the gradient of the input
+ * ------------------------------------------------------------------- */
+
+static void dx_phase_row(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t,
+                         const dd_conv_phase *p, int64_t y, int64_t rows) {
+    const dd_pvalue *out = &run->plan->values[s->dx];
+    int in = c->c_in / c->groups, o = c->c_out / c->groups;
+    int64_t pixels = (c->w - p->x0 + c->stride - 1) / c->stride;
+    int64_t source = (y - p->y0) / c->stride + p->first_y;
+    const float *base =
+        t->dy + (source - t->dy_first) * t->dy_row + (t->dy_left + p->first_x) * t->dy_pitch;
+    const float *a[64];
+    size_t group = run->plan->kernels->gemm_f32_packed((int64_t)p->taps_y * p->taps_x * o, in);
+    bool by_tap = c->groups > 1;
+    int segments = by_tap ? p->taps_y * p->taps_x : p->taps_y;
+    for (int g = 0; g < c->groups; g++) {
+        for (int i = 0; i < segments; i++)
+            a[i] = by_tap
+                       ? base + (i / p->taps_x) * t->dy_row + (i % p->taps_x) * t->dy_pitch + g * o
+                       : base + i * t->dy_row;
+        dd_gemm m = {.a = a,
+                     .lda = t->dy_pitch,
+                     .segments = segments,
+                     .k = by_tap ? o : p->taps_x * o,
+                     .b = run->plan->packed + c->packed_dx + p->packed + (size_t)g * group,
+                     .c = dd_row(run, s->dx, t->n, y) + p->x0 * out->pitch + g * in,
+                     .ldc = c->stride * out->pitch,
+                     .m = pixels * rows,
+                     .n = in,
+                     .n_end = in};
+        if (s->dx_residual >= 0) {
+            int64_t pitch = run->plan->values[s->dx_residual].pitch;
+            m.residual = dd_row(run, s->dx_residual, t->n, y) + p->x0 * pitch + g * in;
+            m.ldr = c->stride * pitch;
+        }
+        run->plan->kernels->gemm_f32(&m);
+    }
+}
+
+/* Pixels that no tap meets. */
+static void dx_untouched_row(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t,
+                             const dd_conv_phase *p, int64_t y) {
+    const dd_pvalue *out = &run->plan->values[s->dx];
+    float *to = dd_row(run, s->dx, t->n, y);
+    for (int64_t x = p->x0; x < c->w; x += c->stride) {
+        if (s->dx_residual >= 0)
+            memmove(to + x * out->pitch,
+                    dd_row(run, s->dx_residual, t->n, y) +
+                        x * run->plan->values[s->dx_residual].pitch,
+                    (size_t)c->c_in * sizeof(float));
+        else
+            memset(to + x * out->pitch, 0, (size_t)c->c_in * sizeof(float));
+    }
+}
+
+static void dx_dense(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t) {
+    if (in_place(run->plan, c, s->dy)) {
+        dx_phase_row(run, s, c, t, &c->phases[0], t->dx_begin, t->dx_end - t->dx_begin);
+        return;
+    }
+    /* A 1×1 of stride 1 takes the whole strip in one product: its rows are neighbours. */
+    bool joined = c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->pad_left == 0 &&
+                  c->pad_top == 0 && t->dy_left == 0 && t->dy_row == c->ow * t->dy_pitch &&
+                  c->ow == c->w;
+    if (joined) {
+        dx_phase_row(run, s, c, t, &c->phases[0], t->dx_begin, t->dx_end - t->dx_begin);
+        return;
+    }
+    for (int64_t y = t->dx_begin; y < t->dx_end; y++)
+        for (int i = 0; i < c->n_phases; i++) {
+            const dd_conv_phase *p = &c->phases[i];
+            if (y % c->stride != p->y0 || p->x0 >= c->w)
+                continue;
+            if (p->taps_y * p->taps_x == 0)
+                dx_untouched_row(run, s, c, t, p, y);
+            else
+                dx_phase_row(run, s, c, t, p, y, 1);
+        }
+}
+
+static void dx_depthwise(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t) {
+    const float *rows[64];
+    for (int64_t y = t->dx_begin; y < t->dx_end; y++) {
+        for (int r = 0; r < c->k_h; r++) {
+            int64_t source = y + c->pad_top - r;
+            bool meets = source >= 0 && source % c->stride == 0 && source / c->stride < c->oh;
+            rows[r] = meets ? t->dy + (source / c->stride - t->dy_first) * t->dy_row : NULL;
+        }
+        dd_depthwise_dx d = {.dy_rows = rows,
+                             .dy_pitch = t->dy_pitch,
+                             .out_width = c->ow,
+                             .k = c->k_h,
+                             .stride = c->stride,
+                             .c = c->c_in,
+                             .x_begin = c->pad_left,
+                             .width = c->w,
+                             .w = run->plan->packed + c->packed_dx,
+                             .wpitch = dd_depthwise_pitch(c),
+                             .dx = dd_row(run, s->dx, t->n, y),
+                             .dx_pitch = run->plan->values[s->dx].pitch};
+        run->plan->kernels->depthwise_dx_f32(&d);
+    }
+}
+
+/* ---- the gradient of the weights
+ * ------------------------------------------------------------------- */
+
+static void dw_product(const dd_run *run, const float *x, int64_t lda, const float *dy, int64_t ldb,
+                       float *to, int64_t m, int k, int n) {
+    dd_gemm_tn g = {
+        .a = x, .lda = lda, .b = dy, .ldb = ldb, .c = to, .ldc = n, .m = m, .k = k, .n = n};
+    run->plan->kernels->gemm_tn_f32(&g);
+}
+
+/* Slot layout: [group][tap row][tap column][input channel][output channel]. */
+static void dw_dense(const dd_run *run, const dd_conv *c, const strip *t, float *slot) {
+    int in = c->c_in / c->groups, o = c->c_out / c->groups;
+    const float *dy = t->dy + (t->y - t->dy_first) * t->dy_row + t->dy_left * t->dy_pitch;
+    int64_t rows = t->y_end - t->y;
+    /* Rows of both strips that are equally long run on as one product: the zero pixels between
+     * them add nothing. */
+    bool joined = c->stride == 1 && t->x_row / t->x_pitch == t->dy_row / t->dy_pitch;
+    for (int g = 0; g < c->groups; g++)
+        for (int r = 0; r < c->k_h; r++) {
+            float *to = slot + ((int64_t)(g * c->k_h + r) * c->k_w) * in * o;
+            for (int64_t i = 0; i < (joined ? 1 : rows); i++) {
+                const float *x =
+                    t->x + (i * c->stride + (int64_t)r * c->dilation) * t->x_row + g * in;
+                int64_t m = joined ? (rows - 1) * (t->x_row / t->x_pitch) + c->ow : c->ow;
+                if (!c->by_tap) {
+                    dw_product(run, x, c->stride * t->x_pitch, dy + i * t->dy_row, t->dy_pitch, to,
+                               m, c->k_w * in, o);
+                    continue;
+                }
+                for (int w = 0; w < c->k_w; w++)
+                    dw_product(run, x + (int64_t)w * c->dilation * t->x_pitch,
+                               c->stride * t->x_pitch, dy + i * t->dy_row + g * o, t->dy_pitch,
+                               to + (int64_t)w * in * o, m, in, o);
+            }
+        }
+}
+
+static void dw_depthwise(const dd_run *run, const dd_conv *c, const strip *t, float *slot) {
+    const float *rows[64];
+    for (int64_t y = t->y; y < t->y_end; y++) {
+        for (int r = 0; r < c->k_h; r++)
+            rows[r] = t->x + ((y - t->y) * c->stride + r) * t->x_row;
+        dd_depthwise_dw d = {.rows = rows,
+                             .pitch = t->x_pitch,
+                             .k = c->k_h,
+                             .stride = c->stride,
+                             .c = c->c_in,
+                             .width = c->ow,
+                             .dy = t->dy + (y - t->dy_first) * t->dy_row + t->dy_left * t->dy_pitch,
+                             .dy_pitch = t->dy_pitch,
+                             .dw = slot,
+                             .wpitch = dd_depthwise_pitch(c)};
+        run->plan->kernels->depthwise_dw_f32(&d);
+    }
+}
+
+static void db_rows(const dd_run *run, const dd_conv *c, const strip *t, double *sums) {
+    dd_channel_sums sum = {.x = t->dy + (t->y - t->dy_first) * t->dy_row + t->dy_left * t->dy_pitch,
+                           .pitch = t->dy_pitch,
+                           .row_pitch = t->dy_row,
+                           .width = c->ow,
+                           .rows = t->y_end - t->y,
+                           .c = c->c_out,
+                           .sum = sums};
+    run->plan->kernels->channel_sums_f32(&sum);
+}
+
+/* Adds the slots in order and gives the sum to the gradient (OIHW) or to the stored value. */
+static void dw_reduce(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t unit,
+                      int64_t units) {
+    int taps = c->k_h * c->k_w, in = c->c_in / c->groups, o = c->c_out / c->groups;
+    int64_t floats = slot_floats(c), pitch = dd_depthwise_pitch(c);
+    const float *slots = run->plan->slots;
+    bool add = s->dw_entry >= 0;
+    float *to = add ? run->binding->gradient + run->binding->store->entries[s->dw_entry].offset
+                    : run->plan->data[s->dw];
+    int64_t rows = c->depthwise ? taps : (int64_t)c->groups * taps * in, begin, end;
+    int64_t length = c->depthwise ? c->c_in : o;
+    dd_cut(rows, units, unit, &begin, &end);
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t j = 0; j < length; j++) {
+            const float *from = slots + (c->depthwise ? row * pitch : row * o) + j;
+            float sum = 0;
+            for (int slot = 0; slot < s->n_slots; slot++)
+                sum += from[slot * floats];
+            int64_t at;
+            if (c->depthwise) {
+                at = j * taps + row;
+            } else {
+                int64_t i = row % in, tap = row / in % taps, g = row / in / taps;
+                at = ((g * o + j) * in + i) * taps + tap;
+            }
+            to[at] = add ? to[at] + sum : sum;
+        }
+}
+
+static void db_reduce(const dd_run *run, const dd_step *s, const dd_conv *c) {
+    bool add = s->db_entry >= 0;
+    float *to = add ? run->binding->gradient + run->binding->store->entries[s->db_entry].offset
+                    : run->plan->data[s->db];
+    for (int j = 0; j < c->c_out; j++) {
+        double sum = 0;
+        for (int slot = 0; slot < s->n_slots; slot++)
+            sum += run->plan->sums[s->db_sums + (size_t)slot * (size_t)c->c_out + (size_t)j];
+        to[j] = (add ? to[j] : 0) + (float)sum;
+    }
+}
+
+/* ---- the step
+ * ---------------------------------------------------------------------------------------- */
+
+static bool wants_dw(const dd_step *s) {
+    return s->dw >= 0 || s->dw_entry >= 0;
+}
+
+static bool wants_db(const dd_step *s) {
+    return s->db >= 0 || s->db_entry >= 0;
+}
+
+static void backward_strip(const dd_run *run, const dd_step *s, const dd_conv *c, strip *t,
+                           int64_t unit, float *scratch) {
+    t->dx_begin = t->y == 0 ? 0 : t->y * c->stride;
+    t->dx_end = t->y_end == c->oh ? c->h : t->y_end * c->stride;
+    t->dx_begin = t->dx_begin < c->h ? t->dx_begin : c->h;
+    t->dx_end = t->dx_end < c->h ? t->dx_end : c->h;
+    load(run, s, c, t, scratch);
+    if (s->dx >= 0 && c->depthwise)
+        dx_depthwise(run, s, c, t);
+    else if (s->dx >= 0)
+        dx_dense(run, s, c, t);
+    if (wants_dw(s)) {
+        float *slot = run->plan->slots + unit * slot_floats(c);
+        if (c->depthwise)
+            dw_depthwise(run, c, t, slot);
+        else
+            dw_dense(run, c, t, slot);
+    }
+    if (wants_db(s))
+        db_rows(run, c, t, run->plan->sums + s->db_sums + (size_t)unit * (size_t)c->c_out);
+}
+
+static int64_t backward_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
+    const dd_conv *c = &plan->convs[s->conv];
+    (void)threads;
+    if (phase == 1)
+        return slot_floats(c) < 4096 ? 1 : 16;
+    return s->n_slots;
+}
+
+static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
+    const dd_conv *c = &run->plan->convs[s->conv];
+    if (phase == 1) {
+        if (wants_dw(s))
+            dw_reduce(run, s, c, unit, backward_units(run->plan, s, 1, 1));
+        if (wants_db(s) && unit == 0)
+            db_reduce(run, s, c);
+        return;
+    }
+    if (wants_dw(s))
+        memset(run->plan->slots + unit * slot_floats(c), 0, (size_t)slot_floats(c) * sizeof(float));
+    if (wants_db(s))
+        memset(run->plan->sums + s->db_sums + (size_t)unit * (size_t)c->c_out, 0,
+               (size_t)c->c_out * sizeof(double));
+    int64_t row, end;
+    dd_cut(c->n * c->oh, s->n_slots, unit, &row, &end);
+    while (row < end) {
+        strip t = {.n = row / c->oh, .y = row % c->oh};
+        int64_t rows = end - row < c->oh - t.y ? end - row : c->oh - t.y;
+        rows = rows < s->strip ? rows : s->strip;
+        t.y_end = t.y + rows;
+        backward_strip(run, s, c, &t, unit, dd_scratch(run, thread));
+        row += rows;
+    }
+}
+
+/* Bytes of the two strips for `rows` rows of dy. */
+static size_t scratch_bytes(const dd_plan *plan, const dd_step *s, const dd_conv *c, int64_t rows) {
+    int64_t left, right, reach = (int64_t)(c->k_h - 1) * c->dilation + 1, floats = 0;
+    dy_margins(c, &left, &right);
+    if (!in_place(plan, c, s->dy))
+        floats += (rows + 2 * (reach / c->stride + 2)) * (left + c->ow + right) * c->c_out;
+    if (wants_dw(s) && !in_place(plan, c, s->x))
+        floats += ((rows - 1) * c->stride + reach) * x_width(c) * c->c_in;
+    return (size_t)floats * sizeof(float);
+}
+
+static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
+    int64_t rows = c->oh;
+    while (rows > 1 && scratch_bytes(plan, s, c, rows) > (256u << 10))
+        rows = (rows + 1) / 2;
+    if (plan->options.strip_rows > 0)
+        rows = plan->options.strip_rows < c->oh ? plan->options.strip_rows : c->oh;
+    s->strip = (int)rows;
+    s->scratch = scratch_bytes(plan, s, c, rows);
+    /* Few slots for large weights: each costs a pass over its memory. */
+    int64_t floats = slot_floats(c), slots = floats > 65536 ? 4 : floats > 16384 ? 8 : DD_SLOTS;
+    s->n_slots = (int)(slots < c->n * c->oh ? slots : c->n * c->oh);
+}
+
+static void take_gradient(const dd_plan *plan, dd_step *s, int value, int *stored, int *entry) {
+    *entry = dd_gradient_entry(plan, value);
+    *stored = -1;
+    if (*entry < 0 && value >= 0 && plan->n_readers[value] > 0) {
+        *stored = value;
+        dd_step_writes(s, value);
+    }
+}
+
+/* dx + other gradient of the same value: the product's residual. */
+static void take_residual(dd_plan *plan, dd_step *s, const dd_conv *c) {
+    int reader = dd_sole_reader(plan, s->dx);
+    if (c->depthwise || reader < 0 || plan->taken[reader] || dd_is_output(plan, s->dx))
+        return;
+    const dd_node *node = &plan->graph->nodes[reader];
+    if (node->op != &dd_op_binary || ((const dd_binary_params *)node->params)->kind != DD_ADD)
+        return;
+    int other = node->in[0] == s->dx ? node->in[1] : node->in[0];
+    if (other == s->dx || plan->values[other].pending ||
+        !dd_type_equal(&plan->values[other].type, &plan->values[s->dx].type))
+        return;
+    s->dx_residual = other;
+    s->dx = node->out[0];
+    dd_step_reads(plan, s, other);
+    dd_step_node(plan, s, reader);
+}
+
+static int partner(const dd_plan *plan, int node, int dy) {
+    const dd_graph *g = plan->graph;
+    for (int i = 0; i < plan->n_readers[dy]; i++) {
+        int r = plan->readers[dy][i];
+        if (r != node && !plan->taken[r] && plan->conv_of[r] == plan->conv_of[node] &&
+            g->nodes[r].op != g->nodes[node].op &&
+            (g->nodes[r].op == &dd_op_conv_dx || g->nodes[r].op == &dd_op_conv_dw))
+            return r;
+    }
+    return -1;
+}
+
+/* Whether all that reads dx comes after node `at`. */
+static bool read_after(const dd_plan *plan, int value, int at) {
+    for (int i = 0; i < plan->n_readers[value]; i++)
+        if (plan->readers[value][i] <= at)
+            return false;
+    return true;
+}
+
+dd_status dd_match_conv_backward(dd_plan *plan, const dd_store *store, int node, bool *matched) {
+    (void)store;
+    const dd_graph *g = plan->graph;
+    const dd_node *n = &g->nodes[node];
+    if ((n->op != &dd_op_conv_dx && n->op != &dd_op_conv_dw) || n->backward ||
+        plan->conv_of[node] < 0)
+        return DD_OK;
+    dd_conv *c = &plan->convs[plan->conv_of[node]];
+    int dy = n->op == &dd_op_conv_dx ? n->in[0] : n->in[1];
+    int other = partner(plan, node, dy);
+    if (other >= 0) {
+        const dd_node *o = &g->nodes[other];
+        int dx_value = n->op == &dd_op_conv_dx ? n->out[0] : o->out[0];
+        if (!read_after(plan, dx_value, node > other ? node : other))
+            other = -1;
+    }
+    dd_step *s;
+    DD_TRY(dd_step_new(plan, "conv_backward", &s));
+    s->conv = plan->conv_of[node];
+    s->run = backward_run;
+    s->units = backward_units;
+    s->dy = dy;
+    dd_step_reads(plan, s, dy);
+    int pair[2] = {node, other};
+    for (int i = 0; i < 2; i++) {
+        if (pair[i] < 0)
+            continue;
+        const dd_node *part = &g->nodes[pair[i]];
+        dd_step_node(plan, s, pair[i]);
+        if (part->op == &dd_op_conv_dx) {
+            s->dx = part->out[0];
+            continue;
+        }
+        s->x = part->in[0];
+        take_gradient(plan, s, part->out[0], &s->dw, &s->dw_entry);
+        take_gradient(plan, s, part->n_out > 1 ? part->out[1] : -1, &s->db, &s->db_entry);
+        dd_step_reads(plan, s, s->x);
+    }
+    if (s->dx >= 0) {
+        take_residual(plan, s, c);
+        dd_step_writes(s, s->dx);
+        c->uses_dx = true;
+        c->packed_dx = plan->packed_size;
+        plan->packed_size += (c->packed_dx_floats + 15) / 16 * 16;
+    }
+    choose_strip(plan, s, c);
+    s->n_phases = wants_dw(s) || wants_db(s) ? 2 : 1;
+    if (wants_dw(s)) {
+        size_t slots = (size_t)slot_floats(c) * (size_t)s->n_slots;
+        plan->slots_size = slots > plan->slots_size ? slots : plan->slots_size;
+    }
+    if (wants_db(s)) {
+        s->db_sums = plan->sums_size;
+        plan->sums_size += (size_t)s->n_slots * (size_t)c->c_out;
+    }
+    *matched = true;
+    return DD_OK;
+}

@@ -1,0 +1,253 @@
+/* Inside the planner: what plan.c, match.c, the step files and run.c share.
+ *
+ * A step covers one or more nodes and runs as row stages: load (rows.c: zero halo, uint8, pending
+ * batch norm and activation, pending batch-norm gradient) → compute (a kernel) → store (bias,
+ * activation, residual, sums). It has phases with a barrier between them; a phase has units, and
+ * what a unit computes never depends on the thread that runs it nor on how the rest is cut. */
+#ifndef DD_GRAPH_STEPS_H
+#define DD_GRAPH_STEPS_H
+
+#include "graph/graph.h"
+#include "graph/plan.h"
+#include "kernels/kernels.h"
+#include "ops/params.h"
+
+enum { DD_STEP_NODES = 24, DD_STEP_TERMS = 8, DD_SLOTS = 16 };
+
+/* Where a value's bytes are. */
+typedef enum dd_place_kind {
+    DD_AT_NONE = 0, /* never stored: pending, type only, or unwanted */
+    DD_AT_ARENA,
+    DD_AT_ENTRY,  /* in the store */
+    DD_AT_INPUT,
+    DD_AT_OUTPUT, /* in the caller's output array */
+    DD_AT_SEED,
+    DD_AT_VECTOR, /* in the plan's own small vectors (saved statistics) */
+} dd_place_kind;
+
+/* How a consumer's load stage gets a value that is not stored. */
+typedef enum dd_pending {
+    DD_STORED = 0,
+    DD_PENDING_U8,     /* (x - zero) · scale of the uint8 value `x` */
+    DD_PENDING_AFFINE, /* act(x · scale[c] + shift[c]): batch norm `norm` of `x` */
+    DD_PENDING_BN_DX,  /* d·p + x·q + r, d = dz · act'(x · scale + shift) */
+} dd_pending;
+
+typedef struct dd_pvalue {
+    dd_type type;
+    dd_place_kind place;
+    int index;           /* ENTRY, INPUT, OUTPUT, SEED: which */
+    size_t offset;       /* bytes from the place's start */
+    int root;            /* the value whose buffer this one lies in; itself for most */
+    size_t root_offset;  /* bytes */
+    int64_t pitch;       /* elements */
+    int64_t image;       /* elements between images (dimension 0) */
+    bool dense;          /* must have pitch == last dimension */
+    bool needed;         /* some step reads its data */
+    int first, last;     /* steps between which it lives */
+    dd_pending pending;
+    int x, dz, norm;     /* of pending ones: value ids and the norm's record */
+    dd_act act;
+    float scale, zero;   /* PENDING_U8 */
+} dd_pvalue;
+
+/* A batch norm: vectors of `c` floats in plan->vectors, sums of DD_SLOTS slots in plan->sums. */
+typedef struct dd_norm {
+    int node;       /* batch_norm */
+    int x;          /* its input */
+    int c;
+    bool batch;     /* statistics of the batch; else of the store */
+    double eps, momentum;
+    int gamma, beta, running_mean, running_var; /* entries */
+    size_t mean, rstd, scale, shift, p, q, r;   /* offsets in plan->vectors */
+    size_t sums;                                /* offset in plan->sums: DD_SLOTS × 2 × c */
+    int64_t count;                              /* pixels */
+} dd_norm;
+
+/* A set of output pixels of a convolution that meet the same taps: one for a forward convolution,
+ * one a residue of the position by the stride for the gradient of its input. Output (j, i) of the
+ * phase is pixel (y0 + j·out_step, x0 + i·out_step) and reads source row j·in_step + first_y +
+ * t·dilation, column likewise. */
+typedef struct dd_conv_phase {
+    int y0, x0;
+    int taps_y, taps_x;
+    int first_y, first_x;
+    size_t packed; /* offset in floats of its packed weights */
+} dd_conv_phase;
+
+enum { DD_MAX_PHASES = 16 };
+
+typedef struct dd_conv {
+    dd_conv_params p;
+    int k_h, k_w, stride, dilation, groups;
+    int pad_top, pad_left, pad_bottom, pad_right;
+    int c_in, c_out;        /* channels of x and y, all groups */
+    int64_t n, h, w, oh, ow;
+    bool depthwise, by_tap; /* by_tap: a segment a tap (groups, dilation) */
+    int weight, bias;       /* store entries; bias -1 */
+    dd_conv_phase forward, phases[DD_MAX_PHASES];
+    int n_phases;
+    bool uses_forward, uses_dx;   /* which weights a step reads */
+    size_t packed, packed_dx;     /* offsets in plan->packed */
+    size_t packed_floats, packed_dx_floats;
+} dd_conv;
+
+typedef struct dd_term {
+    int value;
+    int upsample; /* nearest by this factor; 1 */
+} dd_term;
+
+struct dd_plan;
+struct dd_run;
+
+typedef struct dd_step {
+    const char *pattern;
+    void (*run)(const struct dd_run *, const struct dd_step *, int phase, int64_t unit, int thread);
+    int64_t (*units)(const struct dd_plan *, const struct dd_step *, int phase, int threads);
+    int n_phases;
+    int nodes[DD_STEP_NODES], n_nodes;
+    int at, order;          /* index of its last node: the order of steps; then that of making */
+    bool late;              /* after the other steps of its node */
+    size_t counter;         /* index in plan->counters of phase 0 */
+    bool backward;
+    int reads[DD_STEP_NODES * 4], n_reads;   /* stored values, for lifetimes */
+    int writes[DD_STEP_NODES], n_writes;
+    /* convolutions */
+    int conv;               /* index in plan->convs; -1 */
+    int x, y, residual;     /* value ids; -1 */
+    dd_act act, act_after;  /* before and after the residual */
+    int norm;               /* norm whose sums the store makes; -1 */
+    int dy, dx, dx_residual, dw, db; /* backward pair: values (dw, db: graph values, -1 unwanted) */
+    int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
+    size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
+    int n_slots;
+    int strip;              /* rows at a time */
+    /* sums */
+    dd_term terms[DD_STEP_TERMS];
+    int n_terms;
+    bool plain;             /* nodes[0]'s own C: reads and writes what the node does */
+    size_t strided_bytes;   /* plain: of its scratch, for values whose images lie apart */
+    size_t scratch;         /* bytes a thread */
+    int64_t macs, bytes;
+    double seconds;
+} dd_step;
+
+struct dd_plan {
+    dd_graph *graph; /* a copy: plans outlive their caller's graph */
+    dd_plan_options options;
+    const dd_kernels_table *kernels;
+    dd_pvalue *values; /* the graph's, then second rows of pending values that are stored too */
+    size_t n_values;
+    int **readers;   /* a value: nodes that read its data */
+    int *n_readers, *reader_pool;
+    bool *taken;     /* a node: covered by a step */
+    bool *view;      /* a node: its results are windows, nothing runs */
+    dd_step *steps;
+    size_t n_steps, steps_capacity;
+    int n_forward_steps;
+    dd_conv *convs;
+    size_t n_convs, convs_capacity;
+    dd_norm *norms;
+    size_t n_norms, norms_capacity;
+    int *norm_of;    /* a node: its norm's record or -1 */
+    int *conv_of;    /* a node: its conv's record or -1 */
+    size_t arena_bytes;
+    size_t vectors_size, sums_size; /* floats, doubles */
+    size_t packed_size, slots_size; /* floats; the slots of weight gradients serve one step at a time */
+    float *vectors, *packed, *slots;
+    double *sums;
+    uint64_t packed_version, packed_store;
+    size_t scratch_bytes; /* of one thread: the largest of all steps */
+    char *scratch;
+    int scratch_threads;
+    float *zero_seed;
+    size_t zero_seed_floats;
+    void **data;     /* a value: its address in the present run */
+    _Atomic int64_t *counters; /* a phase: next unit */
+    size_t n_counters;
+    bool profile;
+};
+
+/* The first failure of a run, kept for the thread that called it. */
+typedef struct dd_run_failure {
+    _Atomic int status;
+    char message[1024];
+} dd_run_failure;
+
+/* What a step sees while it runs. */
+typedef struct dd_run {
+    struct dd_plan *plan;
+    const dd_binding *binding;
+    dd_run_failure *failure;
+} dd_run;
+
+/* Notes a failed operator with this thread's message; the run goes on to its end. */
+void dd_run_fail(const dd_run *run, dd_status status);
+
+/* ---- rows.c: the load stage -------------------------------------------------------------------- */
+
+/* Address of (image n, map row y, pixel 0) of a stored rank-4 value. */
+float *dd_row(const dd_run *run, int value, int64_t n, int64_t y);
+/* True where the value's pixels can be read in place: stored floats. */
+bool dd_is_stored(const dd_plan *plan, int value);
+/* `count` dense pixels from (n, y, x) of any value, pending or not, to `out` (C floats each). */
+void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                    float *out);
+/* Rows first..first+rows-1 of image n with `left` and `right` zero pixels around, dense. Rows
+ * outside the map are zero. */
+void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
+                   int64_t left, int64_t right, float *out);
+void *dd_scratch(const dd_run *run, int thread);
+
+/* ---- for the matchers ---------------------------------------------------------------------------- */
+
+dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step);
+void dd_step_node(dd_plan *plan, dd_step *s, int node); /* covers it */
+/* Notes that the step reads a value: the stored ones behind a pending one. */
+void dd_step_reads(dd_plan *plan, dd_step *s, int value);
+void dd_step_writes(dd_step *s, int value);
+/* The one node that reads the value's data, or -1. */
+int dd_sole_reader(const dd_plan *plan, int value);
+bool dd_is_output(const dd_plan *plan, int value);
+/* Whether the node reads the data of its i-th input, not only its type. */
+bool dd_reads_data(const dd_node *n, int i);
+bool dd_pattern_on(const dd_plan *plan, int pattern);
+
+/* A value's rows: rank 4 as it is; another rank as dims[0] images of one row (rank < 2: one). */
+typedef struct dd_map {
+    int64_t n, h, w, c;
+} dd_map;
+dd_map dd_map_of(const dd_type *type);
+
+/* The rows [*begin, *end) of n_rows that unit `unit` of `units` covers. */
+void dd_cut(int64_t n_rows, int64_t units, int64_t unit, int64_t *begin, int64_t *end);
+
+/* ---- steps ----------------------------------------------------------------------------------------- */
+
+enum {
+#define DD_PATTERN(name) DD_PATTERN_##name,
+#include "graph/steps.def"
+#undef DD_PATTERN
+    DD_PATTERNS
+};
+
+/* Tries to start a step at `node`; *matched tells. One a row of steps.def. */
+#define DD_PATTERN(name) dd_status dd_match_##name(dd_plan *plan, const dd_store *store, int node, bool *matched);
+#include "graph/steps.def"
+#undef DD_PATTERN
+
+dd_status dd_conv_record(dd_plan *plan, const dd_store *store, int node, int x, int y, int weight,
+                         int bias, int *conv); /* -1 where the steps can't run it */
+void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread);
+size_t dd_conv_pack_scratch(const dd_conv *conv); /* bytes */
+int64_t dd_depthwise_pitch(const dd_conv *conv);
+dd_status dd_norm_record(dd_plan *plan, int node, int *norm); /* -1 where the steps can't run it */
+/* The store's entry whose gradient the value is, where nothing else reads it; else -1. */
+int dd_gradient_entry(const dd_plan *plan, int value);
+/* A step right after `node` that stores the pending value `from` as `value`. */
+dd_status dd_sum_store(dd_plan *plan, int from, int value, int node);
+bool dd_is_addition(const dd_plan *plan, const dd_node *n); /* of two values of one type */
+void dd_norm_finish(const dd_run *run, int norm);        /* sums → mean, rstd, scale, shift */
+void dd_norm_static(const dd_run *run, int norm);        /* running statistics → scale, shift */
+
+#endif
