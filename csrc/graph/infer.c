@@ -9,9 +9,11 @@
 
 static const dd_type no_type = {.rank = -1};
 
+/* A uint8 input takes floats as well: its dequantize passes them through. */
 static dd_status check_input(const dd_value *v, const dd_type *given) {
     char have[192], want[192];
-    bool fits = given->dtype == v->type.dtype && given->rank == v->type.rank;
+    bool real = v->type.dtype == DD_U8 && given->dtype == DD_F32;
+    bool fits = (given->dtype == v->type.dtype || real) && given->rank == v->type.rank;
     for (int i = 0; fits && i < given->rank; i++)
         fits = v->type.dims[i] < 0 ? given->dims[i] >= 0 : given->dims[i] == v->type.dims[i];
     if (!fits)

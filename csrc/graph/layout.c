@@ -120,8 +120,11 @@ static bool is_concat(const dd_node *n) {
     return n->op == &dd_op_concat;
 }
 
-static bool is_reshape(const dd_node *n) {
-    return (n->op->flags & DD_OP_VIEW) != 0;
+/* A reshape, or the dequantize of an input that is given as floats. */
+static bool is_reshape(const dd_plan *plan, const dd_node *n) {
+    return (n->op->flags & DD_OP_VIEW) != 0 ||
+           (n->op == &dd_op_dequantize && !n->backward &&
+            plan->values[n->in[0]].type.dtype == DD_F32);
 }
 
 /* A backward node's gradient of its first output. */
@@ -133,7 +136,7 @@ static void set_pitches(dd_plan *plan) {
     const dd_graph *g = plan->graph;
     for (size_t i = 0; i < g->n_nodes; i++) {
         const dd_node *n = &g->nodes[i];
-        if (!is_reshape(n))
+        if (!is_reshape(plan, n))
             continue;
         int a = n->backward ? dout_of(n) : n->in[0], b = n->out[0];
         if (a >= 0)
@@ -273,16 +276,16 @@ void dd_layout_views(dd_plan *plan) {
             continue;
         if (is_concat(n))
             plan->view[i] = move_parts(plan, n);
-        else if (is_reshape(n))
+        else if (is_reshape(plan, n))
             plan->view[i] = move_through(plan, n);
     }
     for (size_t i = 0; i < g->n_nodes; i++) {
         const dd_node *n = &g->nodes[i];
         if (plan->taken[i] || plan->view[i])
             continue;
-        if (is_reshape(n) && !n->backward)
+        if (is_reshape(plan, n) && !n->backward)
             plan->view[i] = view_of(plan, n->in[0], n->out[0]);
-        else if (is_reshape(n) && n->out[0] >= 0)
+        else if (is_reshape(plan, n) && n->out[0] >= 0)
             plan->view[i] = view_of(plan, dout_of(n), n->out[0]);
         else if (is_concat(n) && n->backward)
             plan->view[i] = split_gradient(plan, n);

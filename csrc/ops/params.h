@@ -61,7 +61,8 @@ typedef struct dd_reshape_params {
     dd_ints shape;
 } dd_reshape_params;
 
-/* dequantize(x u8 or s8) -> f32: (x - zero) · scale, one value or one a channel. */
+/* dequantize(x u8 or s8) -> f32: (x - zero) · scale, one value or one a channel. A float x passes
+ * through: so one graph takes pictures as bytes or as floats. */
 typedef struct dd_dequantize_params {
     dd_floats scale, zero;
 } dd_dequantize_params;
