@@ -37,7 +37,26 @@ const char *dd_coco_section_name(dd_coco_section section) {
 
 /* ---- defects ------------------------------------------------------------------------------- */
 
-/* Notes a defect of the record at hand. value: n bytes of text, cut at a character's boundary. */
+/* Copies n bytes of text as a NUL-terminated value of at most `room` bytes: white space within
+ * becomes one blank, and what is too long is cut between characters and ends in dots. */
+static void copy_value(char *out, size_t room, const char *value, size_t n) {
+    size_t length = 0, cut = 0; /* cut: the last boundary that leaves room for the dots */
+    for (size_t i = 0; i < n; i++) {
+        char c = (unsigned char)value[i] <= ' ' ? ' ' : value[i];
+        if (c == ' ' && length && out[length - 1] == ' ')
+            continue;
+        if (((unsigned char)c & 0xc0) != 0x80 && length + 4 <= room)
+            cut = length;
+        if (length + 1 == room) {
+            memcpy(out + cut, "...", 4);
+            return;
+        }
+        out[length++] = c;
+    }
+    out[length] = '\0';
+}
+
+/* Notes a defect of the record at hand; the value is n bytes of text. */
 static dd_status note(reader *r, dd_coco_reason reason, const char *field, const char *value,
                       size_t n) {
     dd_coco_file *file = r->file;
@@ -48,16 +67,7 @@ static dd_status note(reader *r, dd_coco_reason reason, const char *field, const
                       sizeof *file->defects));
     dd_coco_defect *d = &file->defects[file->n_defects++];
     *d = (dd_coco_defect){r->section, reason, r->index, r->line, field, ""};
-    size_t room = sizeof d->value - 1;
-    bool cut = n > room;
-    if (cut) {
-        n = room - 3;
-        while (n && ((unsigned char)value[n] & 0xc0) == 0x80)
-            n--;
-    }
-    memcpy(d->value, value, n);
-    if (cut)
-        memcpy(d->value + n, "...", 3);
+    copy_value(d->value, sizeof d->value, value, n);
     return DD_OK;
 }
 

@@ -41,7 +41,7 @@ typedef struct dd_coco_defect {
     int64_t index;     /* position of the record in its list, from 0 */
     size_t line;       /* of the record's beginning, from 1 */
     const char *field; /* "bbox", ...; lives for ever */
-    char value[48];    /* what came, cut; UTF-8 */
+    char value[48];    /* what came, white space joined, cut; UTF-8 */
 } dd_coco_defect;
 
 typedef struct dd_coco_image {

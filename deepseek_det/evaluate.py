@@ -1,0 +1,444 @@
+"""Evaluation by the rules that papers report: COCO, VOC, and torchmetrics' way of feeding it.
+
+The COCO figures equal pycocotools' to the last bit; the VOC ones follow the development kit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepseek_det import _core
+from deepseek_det._voc import VocResult, voc
+from deepseek_det.errors import Error
+from deepseek_det.metrics import (
+    Array,
+    Boxes,
+    Floats,
+    Ints,
+    Metrics,
+    Params,
+    evaluate_detections,
+    flatten,
+    summary_lines,
+    xywh,
+)
+
+__all__ = [
+    "CocoResult",
+    "Evaluator",
+    "Metrics",
+    "Params",
+    "VocResult",
+    "coco",
+    "evaluate_detections",
+    "voc",
+]
+
+Source = str | os.PathLike[str] | bytes | Mapping[str, Any] | Sequence[Any] | Array
+
+# Defects of a ground truth that leave its figures as they are in pycocotools.
+_HARMLESS = {("images", "width"), ("images", "height"), ("images", "file_name")}
+_HARMLESS |= {("categories", "name")}
+_DROPPED = {"unknown_image": "images", "unknown_category": "categories"}
+
+
+def _check_type(who: str, iou_type: str) -> None:
+    if iou_type != "bbox":
+        raise ValueError(f"{who}: iou_type is {iou_type!r}, 'bbox' is needed")
+
+
+# ---- COCO files
+
+
+def _plain(value: Any) -> Any:
+    """NumPy values within a loaded dictionary, for json."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, bytes):  # counts of a mask
+        return value.decode("ascii", "replace")
+    raise TypeError(f"a value of type {type(value).__name__} came, plain data is needed")
+
+
+def _name(source: Any, kind: str) -> str:
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else kind
+
+
+def _read(source: Any, kind: str, results: bool) -> Any:
+    """A file, its bytes, or what json.load made of it, through the one strict reader."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        try:
+            source = json.dumps(source, default=_plain, allow_nan=False).encode()
+        except (TypeError, ValueError) as error:
+            raise Error(f"{kind}: {error}") from None
+        return _core.coco_read(source, results, kind)
+    return _core.coco_read(source, results, kind if isinstance(source, bytes) else None)
+
+
+def _defect_text(name: str, defect: tuple[str, str, int, int, str, str]) -> str:
+    section, reason, index, line, field, value = defect
+    what = f" is {value}" if value else ""
+    return f"{name}:{line}: {section}[{index}]: {reason}: {field}{what}"
+
+
+def _check_defects(file: Any, name: str, results: bool) -> None:
+    """Refuses what would make the figures wrong; warns of what pycocotools leaves out silently."""
+    where = "results" if results else "annotations"
+    fatal = [
+        d
+        for d in file["defects"]
+        if (d[0], d[4]) not in _HARMLESS and (d[1] not in _DROPPED or d[0] != "annotations")
+    ]
+    if fatal:
+        lines = [_defect_text(name, d) for d in fatal[:5]]
+        more = f"\n... {len(fatal)} in all" if len(fatal) > 5 else ""
+        raise Error("\n".join(lines) + more)
+    for reason, section in _DROPPED.items():
+        count = file["defect_counts"].get(("annotations", reason), 0)
+        if count:
+            first = next(d for d in file["defects"] if d[1] == reason)
+            warnings.warn(
+                f"{count} {where} are left out, they belong to no entry of {section}: "
+                f"{_defect_text(name, first)}",
+                stacklevel=4,
+            )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Truth:
+    """Ground truth by ascending ids, as pycocotools lists it."""
+
+    image_ids: Ints
+    category_ids: Ints
+    names: list[str]
+    image: Array
+    category: Array
+    box: Floats
+    area: Floats
+    crowd: Array
+    blank: Array
+
+
+def _positions(ids: Ints, sorted_ids: Ints) -> Array:
+    """Place of each id in sorted_ids, -1 where it is not there."""
+    if sorted_ids.size == 0:
+        return np.full(ids.shape, -1, np.int32)
+    at = np.minimum(np.searchsorted(sorted_ids, ids), sorted_ids.size - 1)
+    return np.where(sorted_ids[at] == ids, at, -1).astype(np.int32)
+
+
+def _chosen(wanted: Sequence[int] | None, ids: Ints, what: str) -> Ints:
+    """The ids to evaluate, ascending: all, or the given ones that exist."""
+    if wanted is None:
+        return np.sort(ids)
+    chosen = np.unique(np.asarray(wanted, np.int64))
+    unknown = chosen[~np.isin(chosen, ids)]
+    if unknown.size:
+        raise ValueError(f"coco: {what} {unknown[0]} is not in the ground truth")
+    return chosen
+
+
+def _read_truth(
+    source: Any,
+    image_ids: Sequence[int] | None,
+    category_ids: Sequence[int] | None,
+) -> tuple[_Truth, Ints]:
+    """The ground truth that is evaluated, and all image ids of the file."""
+    name = _name(source, "ground truth")
+    file = _read(source, name, False)
+    for section in ("images", "annotations", "categories"):
+        if section not in file["sections"]:
+            raise Error(f"{name}: there is no list {section!r}, a COCO ground truth needs it")
+    _check_defects(file, name, False)
+    images, categories, rows = file["images"], file["categories"], file["annotations"]
+    chosen_images = _chosen(image_ids, images["id"], "image id")
+    chosen = _chosen(category_ids, categories["id"], "category id")
+    by_id = dict(zip(categories["id"].tolist(), categories["name"], strict=True))
+    area = rows["area"]
+    missing = np.isnan(area)
+    area[missing] = (rows["box"][:, 2] * rows["box"][:, 3])[missing]
+    truth = _Truth(
+        chosen_images,
+        chosen,
+        [by_id[i] or str(i) for i in chosen.tolist()],
+        _positions(rows["image_id"], chosen_images),
+        _positions(rows["category_id"], chosen),
+        rows["box"],
+        area,
+        rows["crowd"],
+        rows["id"] == 0,
+    )
+    return truth, np.sort(images["id"])
+
+
+def _read_results(source: Any) -> tuple[Ints, Ints, Floats, Floats]:
+    """image ids, category ids, boxes xywh and scores; an (n, 7) array is what loadRes takes."""
+    if isinstance(source, np.ndarray):
+        if source.ndim != 2 or source.shape[1] != 7 or not np.isfinite(source).all():
+            raise ValueError(
+                f"coco: an array of results needs (n, 7) finite numbers image_id x y w h score "
+                f"category_id, came {source.shape}"
+            )
+        table = np.ascontiguousarray(source, np.float64)
+        ids = table[:, [0, 6]].astype(np.int64)
+        return ids[:, 0], ids[:, 1], table[:, 1:5].copy(), table[:, 5].copy()
+    name = _name(source, "results")
+    file = _read(source, name, True)
+    _check_defects(file, name, True)
+    rows = file["annotations"]
+    return rows["image_id"], rows["category_id"], rows["box"], rows["score"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CocoResult:
+    """Figures of one results file, as pycocotools' COCOeval holds them.
+
+    stats: (12,) AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl. precision and scores:
+    (T, R, K, A, M), recall: (T, K, A, M) over IoU thresholds, recalls, categories, area ranges and
+    max_det of `params`; -1 where a category has no object. names and category_ids belong to K.
+    """
+
+    stats: Floats
+    precision: Floats
+    recall: Floats
+    scores: Floats
+    params: Params
+    image_ids: list[int]
+    category_ids: list[int]
+    names: list[str]
+
+    def summarize(self) -> str:
+        """The twelve lines as pycocotools prints them."""
+        return "\n".join(summary_lines(self.stats, self.params))
+
+
+def coco(
+    gt_json: Source,
+    dt_json: Source,
+    iou_type: str = "bbox",
+    *,
+    params: Params | None = None,
+    image_ids: Sequence[int] | None = None,
+    category_ids: Sequence[int] | None = None,
+    compatible: bool = False,
+) -> CocoResult:
+    """COCO's figures of a results file, equal to pycocotools' to the last bit.
+
+    gt_json: ground truth; a path, the file's bytes or the loaded dictionary. dt_json: results
+    {image_id, category_id, bbox, score}; a path, bytes, the loaded list, or an (n, 7) array
+    image_id, x, y, w, h, score, category_id. Boxes are x, y, w, h in pixels. An annotation without
+    an area gets its box's. params: other thresholds (`Params.make`); image_ids, category_ids: a
+    part of the ground truth. compatible: an annotation of id 0 is never matched, as in pycocotools
+    (its matches look like "unmatched" there); by default it is treated like any other.
+
+    Raises Error on a broken file, naming line and field (duplicate ids and results of unknown
+    images among them), OSError where one cannot be read, ValueError on a broken parameter.
+    Annotations and results of unknown categories are left out with a warning.
+
+    >>> gt = {
+    ...     "images": [{"id": 1, "width": 64, "height": 64, "file_name": "a.jpg"}],
+    ...     "categories": [{"id": 7, "name": "disk"}],
+    ...     "annotations": [
+    ...         {"id": 1, "image_id": 1, "category_id": 7, "bbox": [8, 8, 16, 16], "area": 200}
+    ...     ],
+    ... }
+    >>> dt = [{"image_id": 1, "category_id": 7, "bbox": [8, 8, 16, 14], "score": 0.9}]
+    >>> coco(gt, dt).stats[:3].round(2).tolist()
+    [0.8, 1.0, 1.0]
+    """
+    _check_type("coco", iou_type)
+    params = params or Params()
+    truth, all_images = _read_truth(gt_json, image_ids, category_ids)
+    dt_images, dt_categories, dt_boxes, dt_scores = _read_results(dt_json)
+    strangers = dt_images[_positions(dt_images, all_images) < 0]
+    if strangers.size:
+        raise Error(
+            f"{_name(dt_json, 'results')}: {strangers.size} results are of images that the ground "
+            f"truth does not have, image_id {strangers[0]} the first"
+        )
+    categories = _positions(dt_categories, truth.category_ids)
+    if category_ids is None and (categories < 0).any():
+        warnings.warn(
+            f"{int((categories < 0).sum())} results are left out, their category_id is not in the "
+            f"ground truth: {dt_categories[categories < 0][0]} the first",
+            stacklevel=2,
+        )
+    boxes = Boxes(
+        n_images=len(truth.image_ids),
+        n_classes=len(truth.category_ids),
+        object_image=truth.image,
+        object_class=truth.category,
+        object_box=truth.box,
+        object_area=truth.area,
+        object_crowd=truth.crowd,
+        object_blank=truth.blank if compatible else None,
+        detection_image=_positions(dt_images, truth.image_ids),
+        detection_class=categories,
+        detection_box=dt_boxes,
+        detection_score=dt_scores,
+    )
+    precision, recall, scores, stats = boxes.evaluate(params)
+    return CocoResult(
+        stats,
+        precision,
+        recall,
+        scores,
+        params,
+        truth.image_ids.tolist(),
+        truth.category_ids.tolist(),
+        truth.names,
+    )
+
+
+# ---- torchmetrics' dictionaries
+
+
+def _numpy(value: Any) -> Array:
+    """An array of what came: NumPy, a list, or a tensor of any framework, on any device."""
+    for step in ("detach", "cpu"):
+        if hasattr(value, step):
+            value = getattr(value, step)()
+    return np.asarray(value)
+
+
+def _take(item: Mapping[str, Any], key: str, who: str, count: int | None) -> Array:
+    if key not in item:
+        raise ValueError(f"{who}: there is no {key!r}, there are {sorted(item)}")
+    out = _numpy(item[key]).reshape(-1)
+    if count is not None and len(out) != count:
+        raise ValueError(f"{who}: {len(out)} {key} came for {count} boxes")
+    return out
+
+
+class Evaluator:
+    """Collects detections and ground truth batch by batch, like torchmetrics' MeanAveragePrecision.
+
+    box_format: "xyxy", "xywh" or "cxcywh", pixels. names: class names by label; labels may be any
+    integers and those that occur are the classes. The thresholds are torchmetrics' arguments.
+
+    >>> ev = Evaluator()
+    >>> box = np.array([[0.0, 0, 10, 10]])
+    >>> ev.update([{"boxes": box, "scores": [0.9], "labels": [3]}], [{"boxes": box, "labels": [3]}])
+    >>> round(ev.compute()["map"], 6)
+    1.0
+    """
+
+    def __init__(
+        self,
+        iou_type: str = "bbox",
+        *,
+        box_format: str = "xyxy",
+        iou_thresholds: Sequence[float] | None = None,
+        rec_thresholds: Sequence[float] | None = None,
+        max_detection_thresholds: Sequence[int] | None = None,
+        names: Mapping[int, str] | Sequence[str] | None = None,
+    ) -> None:
+        _check_type("Evaluator", iou_type)
+        if box_format not in ("xyxy", "xywh", "cxcywh"):
+            raise ValueError(
+                f"Evaluator: box_format is {box_format!r}, one of xyxy, xywh, cxcywh is needed"
+            )
+        self.box_format = box_format
+        self.params = Params.make(iou_thresholds, rec_thresholds, max_det=max_detection_thresholds)
+        self.names = names
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything that was collected."""
+        self._objects: list[tuple[Floats, Ints, Array, Floats]] = []  # box, label, crowd, area
+        self._detections: list[tuple[Floats, Floats, Ints]] = []  # box, score, label
+
+    def __len__(self) -> int:
+        """Images collected so far."""
+        return len(self._objects)
+
+    def _boxes(self, item: Mapping[str, Any], who: str) -> Floats:
+        """The item's boxes as x, y, w, h."""
+        if "boxes" not in item:
+            raise ValueError(f"{who}: there is no 'boxes', there are {sorted(item)}")
+        raw = _numpy(item["boxes"]).astype(np.float64)
+        if raw.size and (raw.ndim != 2 or raw.shape[1] != 4):
+            raise ValueError(f"{who}: boxes of shape {raw.shape} came, (n, 4) is needed")
+        boxes = raw.reshape(-1, 4)
+        if self.box_format == "xyxy":
+            return xywh(boxes)
+        if self.box_format == "cxcywh":
+            boxes[:, :2] -= boxes[:, 2:] / 2
+        return boxes
+
+    def update(
+        self, preds: Sequence[Mapping[str, Any]], targets: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Adds images.
+
+        preds: {boxes (n, 4), scores (n,), labels (n,)}; targets: {boxes (m, 4), labels (m,)} and
+        perhaps iscrowd (m,) and area (m,), where an area of 0 means the box's. NumPy arrays, lists
+        or tensors. Raises ValueError on missing keys or counts that do not fit; then nothing of
+        this call is kept.
+        """
+        if len(preds) != len(targets):
+            raise ValueError(f"update: {len(preds)} preds and {len(targets)} targets came")
+        objects, detections = [], []
+        for i, (pred, target) in enumerate(zip(preds, targets, strict=True)):
+            boxes = self._boxes(pred, f"update: preds[{i}]")
+            scores = _take(pred, "scores", f"update: preds[{i}]", len(boxes)).astype(np.float64)
+            labels = _take(pred, "labels", f"update: preds[{i}]", len(boxes)).astype(np.int64)
+            if np.isnan(scores).any():
+                raise ValueError(f"update: preds[{i}]: a score is NaN")
+            detections.append((boxes, scores, labels))
+            who = f"update: targets[{i}]"
+            boxes = self._boxes(target, who)
+            n = len(boxes)
+            labels = _take(target, "labels", who, n).astype(np.int64)
+            crowd = _take(target, "iscrowd", who, n) if "iscrowd" in target else np.zeros(n)
+            area = _take(target, "area", who, n) if "area" in target else np.zeros(n)
+            area = np.where(area > 0, area, boxes[:, 2] * boxes[:, 3]).astype(np.float64)
+            objects.append((boxes, labels, crowd.astype(bool), area))
+        self._objects += objects
+        self._detections += detections
+
+    def merge(self, other: Evaluator) -> Evaluator:
+        """Appends the images of another evaluator (of another worker, say); returns itself."""
+        if other.params.core()[4] != self.params.core()[4] or any(
+            not np.array_equal(a, b)
+            for a, b in zip(other.params.core()[:4], self.params.core()[:4], strict=True)
+        ):
+            raise ValueError("merge: the other evaluator has other thresholds")
+        self._objects += other._objects
+        self._detections += other._detections
+        return self
+
+    def _class_name(self, label: int) -> str:
+        if isinstance(self.names, Mapping):
+            return self.names.get(label, str(label))
+        if self.names is not None and 0 <= label < len(self.names):
+            return self.names[label]
+        return str(label)
+
+    def compute(self) -> Metrics:
+        """The figures over all images so far; `compute()["map"]` and the like are torchmetrics'."""
+        object_label, object_image = flatten([o[1] for o in self._objects], np.int64)
+        label, image = flatten([d[2] for d in self._detections], np.int64)
+        classes = np.unique(np.concatenate([object_label, label]))
+        boxes = Boxes(
+            n_images=len(self._objects),
+            n_classes=len(classes),
+            object_image=object_image,
+            object_class=np.searchsorted(classes, object_label).astype(np.int32),
+            object_box=flatten([o[0] for o in self._objects], np.float64)[0].reshape(-1, 4),
+            object_area=flatten([o[3] for o in self._objects], np.float64)[0],
+            object_crowd=flatten([o[2] for o in self._objects], np.bool_)[0],
+            detection_image=image,
+            detection_class=np.searchsorted(classes, label).astype(np.int32),
+            detection_box=flatten([d[0] for d in self._detections], np.float64)[0].reshape(-1, 4),
+            detection_score=flatten([d[1] for d in self._detections], np.float64)[0],
+        )
+        ids = classes.tolist()
+        names = [self._class_name(i) for i in ids]
+        return Metrics.from_arrays(boxes, names, self.params, classes=ids)
