@@ -1,0 +1,81 @@
+"""What the races share: interleaved timing, ratios, the machine's line, and the table's file.
+
+A race runs its contestants in turn, round after round, so that all see the same machine; figures
+are medians, and only ratios of one run count.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
+
+
+def interleave(
+    contestants: dict[str, Callable[[], object]], rounds: int, warmup: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each call, `rounds` of them, contestants taking turns."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for call in contestants.values():
+        for _ in range(warmup):
+            call()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for name, call in contestants.items():
+                start = time.perf_counter()
+                call()
+                times[name].append(time.perf_counter() - start)
+    finally:
+        gc.enable()
+    return times
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def machine() -> str:
+    """CPU name, features that matter, cores; the commit and the date."""
+    text = Path("/proc/cpuinfo").read_text()
+    name = next(
+        (line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line), "?"
+    )
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    shown = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile") if f in flags]
+    cores = text.count("processor\t")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=RESULTS.parent,
+        check=False,
+    ).stdout.strip()
+    return f"{name}, {cores} cores, {' '.join(shown)}; commit {commit}; {datetime.date.today()}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def record(section: str, body: str) -> None:
+    """Replaces the section "## <section>" of RESULTS.md, or appends it."""
+    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
+    head = f"## {section}\n"
+    before, found, after = text.partition(head)
+    rest = ""
+    if found:
+        next_section = after.find("\n## ")
+        rest = after[next_section + 1 :] if next_section >= 0 else ""
+    else:
+        before = text.rstrip("\n") + "\n\n"
+    RESULTS.write_text(before + head + "\n" + body.strip() + "\n" + ("\n" + rest if rest else ""))
