@@ -377,7 +377,7 @@ def _load(dataset: DatasetLike, index: int, imgsz: int) -> tuple[Image, float]:
     except Exception as error:
         if isinstance(error, Error) and str(record.path) in str(error):
             raise
-        raise Error(f"batches: {record.path}: {error or type(error).__name__}") from error
+        raise Error(f"batches: {record.path}: {str(error) or type(error).__name__}") from error
 
 
 _caches: weakref.WeakKeyDictionary[DatasetLike, ImageCache] = weakref.WeakKeyDictionary()

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/random.h"
 #include "image/augment.h"
+#include "image/order.h"
 
 static const double PI = 3.14159265358979323846;
 
@@ -386,6 +387,43 @@ static void check_draw_errors(void) {
           "the epoch's own number");
 }
 
+/* ---- the order of an epoch ---- */
+
+static void check_order(void) {
+    enum { N = 257 };
+    uint32_t order[N], again[N], counts[4] = {7, 7, 7, 7};
+    for (uint32_t epoch = 0; epoch < 3; epoch++) {
+        bool seen[N] = {false};
+        dd_order_draw(9, epoch, order, N);
+        dd_order_draw(9, epoch, again, N);
+        CHECK(!memcmp(order, again, sizeof order), "a second permutation differs");
+        for (int i = 0; i < N; i++) {
+            CHECK(order[i] < N && !seen[order[i]], "%u comes twice", order[i]);
+            seen[order[i]] = true;
+        }
+    }
+    const double factors[4] = {0, 1, 2.5, 1e6}, bad[][1] = {{-1}, {NAN}, {INFINITY}, {2e6}};
+    CHECK(dd_repeats_draw(1, 2, factors, counts, 4) == DD_OK, "%s", dd_message());
+    CHECK(counts[0] == 0 && counts[1] == 1 && (counts[2] == 2 || counts[2] == 3) &&
+              counts[3] == 1000000,
+          "%u %u %u %u", counts[0], counts[1], counts[2], counts[3]);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(dd_repeats_draw(1, 2, bad[i], counts, 1) == DD_EVALUE && counts[0] == 0, "row %zu",
+              i);
+    for (uint32_t batch = 0; batch < 200; batch++) {
+        int side = -1;
+        CHECK(dd_side_draw(4, 1, batch, 320, 0.1, &side) == DD_OK, "%s", dd_message());
+        CHECK(side == 288 || side == 320 || side == 352, "side %d", side);
+    }
+    int side = -1;
+    CHECK(dd_side_draw(4, 1, 0, 33, 0.1, &side) == DD_EVALUE &&
+              dd_side_draw(4, 1, 0, 0, 0.1, &side) == DD_EVALUE &&
+              dd_side_draw(4, 1, 0, 320, 1.0, &side) == DD_EVALUE &&
+              dd_side_draw(4, 1, 0, 320, NAN, &side) == DD_EVALUE &&
+              dd_side_draw(4, 1, UINT32_MAX, 320, 0, &side) == DD_EVALUE && side == -1,
+          "a bad size passed");
+}
+
 /* ---- composition ---- */
 
 /* Boxes against the matrix applied to many points of the ellipse; all random, all under the
@@ -544,6 +582,7 @@ int main(void) {
     check_hsv();
     check_draw();
     check_draw_errors();
+    check_order();
     check_compose_random();
     check_cover();
     check_compose_identity();
