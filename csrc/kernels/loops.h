@@ -2,17 +2,25 @@
 #ifndef DD_KERNELS_LOOPS_H
 #define DD_KERNELS_LOOPS_H
 
-/* Before a loop of at most 32 turns with constant bounds: it is written out, so that arrays of
+/* Before a loop of at most 64 turns with constant bounds: it is written out, so that arrays of
  * vectors indexed by its variable live in registers. Both compilers need to be told. */
 #if defined(__clang__)
 #define DD_UNROLL _Pragma("clang loop unroll(full)")
 #define DD_ROLLED _Pragma("clang loop unroll(disable)")
 #define DD_UNROLL_BY_2 _Pragma("clang loop unroll_count(2)")
 #else
-#define DD_UNROLL _Pragma("GCC unroll 32")
+#define DD_UNROLL _Pragma("GCC unroll 64")
 #define DD_ROLLED _Pragma("GCC unroll 1")
 #define DD_UNROLL_BY_2 _Pragma("GCC unroll 2")
 #endif
+
+/* Hides where `pointer` came from: what was loaded through it before is loaded again. */
+#define DD_OPAQUE(pointer) __asm__("" : "+r"(pointer))
+
+/* Hides where a pointer came from, at no cost. Without it the compiler computes the addresses of a
+ * whole tile ahead of the loop, runs out of registers and fetches them back from the stack one by
+ * one; with it, the next address is one addition away. */
+#define DD_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
 /* A function that must stay a call: a rare path that would only swell the loop around it. */
 #define DD_RARE static __attribute__((noinline, unused))
