@@ -2,24 +2,29 @@
  *
  * M, K, N: rows of A, inner length, columns. A tile is MR rows by NV vectors of C in registers.
  * The innermost loop loads NV vectors of B and broadcasts MR numbers of A for MR·NV products; a
- * tile with MR·NV near the register count makes it bound by arithmetic. tile() is written once
- * and instantiated for every size up to TILES' limits, so that remainders in M and N run at
- * (nearly) full speed as well: M is cut evenly (20 rows are 10 + 10, not 12 + 8), and the last
+ * tile with MR·NV near the register count makes it bound by arithmetic. The tile is written once
+ * and instantiated for every size up to TILES' limits, so that remainders of M and N run at
+ * (nearly) full speed as well: M is cut evenly (16 rows are 8 + 8, not 14 + 2), and the last
  * panel of N is narrower and ends in a masked store.
  *
- * Every element is a chain of fused multiply-adds in the order of s, k (of m for Aᵀ·B) on every
- * level: all levels give the same bits, whatever the tile. */
+ * Every element is one chain of fused multiply-adds, from the bias (and C's old value where it
+ * accumulates) on in the order of s, k; then come residual and activation. Aᵀ·B goes on from C in
+ * the order of m. That holds on every level: all give the same bits, whatever the tile.
+ *
+ * K is not blocked: a panel of K·MAX_NV vectors streams from the second-level cache as fast as a
+ * tile consumes it. */
 #include "kernels/activation.h"
 #include "kernels/kernels.h"
 #include "kernels/loops.h"
 #include "simd/simd.h"
 
-/* Rows of a tile by its vectors. Measured on AVX-512 (docs/add_a_kernel.md): what counts is
- * enough independent sums (8 at least) and few loads a product; one more register than there is
- * and the speed halves. A tile of one vector is bound by its broadcasts, however tall. */
+/* Rows of a tile by its vectors. What counts is enough independent sums (8 at least, so that the
+ * units never wait for a result) and few loads a product; one register more than there is, and
+ * the speed halves. A tile of one vector is bound by its broadcasts; 20 rows divide the maps of
+ * common image sizes. Measured: docs/add_a_kernel.md. */
 #if V_REGISTERS >= 32
 enum { MAX_NV = 5, MAX_ACC = 28 };
-#define ROWS_1 16
+#define ROWS_1 20
 #define ROWS_2 14
 #define ROWS_3 9
 #define ROWS_4 6
@@ -31,13 +36,15 @@ enum { MAX_NV = 3, MAX_ACC = 12 };
 #define ROWS_3 4
 #endif
 
+/* X(1, nv) X(2, nv) ... X(rows, nv) */
 #define UP_TO_4(X, nv) X(1, nv) X(2, nv) X(3, nv) X(4, nv)
 #define UP_TO_5(X, nv) UP_TO_4(X, nv) X(5, nv)
 #define UP_TO_6(X, nv) UP_TO_5(X, nv) X(6, nv)
 #define UP_TO_9(X, nv) UP_TO_6(X, nv) X(7, nv) X(8, nv) X(9, nv)
 #define UP_TO_12(X, nv) UP_TO_9(X, nv) X(10, nv) X(11, nv) X(12, nv)
 #define UP_TO_14(X, nv) UP_TO_12(X, nv) X(13, nv) X(14, nv)
-#define UP_TO_16(X, nv) UP_TO_14(X, nv) X(15, nv) X(16, nv)
+#define UP_TO_17(X, nv) UP_TO_14(X, nv) X(15, nv) X(16, nv) X(17, nv)
+#define UP_TO_20(X, nv) UP_TO_17(X, nv) X(18, nv) X(19, nv) X(20, nv)
 #define UP_TO_(rows, X, nv) UP_TO_##rows(X, nv)
 #define UP_TO(rows, X, nv) UP_TO_(rows, X, nv)
 
@@ -51,6 +58,9 @@ static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3, ROWS_4, ROW
 static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3};
 #endif
 enum { MAX_MR = ROWS_1 };
+
+/* What a block may take of the first-level cache, of 32 KB at least. */
+enum { BLOCK_FLOATS = 4096 };
 
 /* Vectors of a panel for a product of `vectors` vectors of columns. Its rows come from tile_rows,
  * so a last panel of one vector would leave too few sums in flight: such cuts come last. */
@@ -69,6 +79,8 @@ static int panel_vectors(int vectors) {
 #else
     if (vectors <= MAX_NV)
         return vectors;
+    if (vectors % 3 == 0)
+        return 3;
     return vectors % 2 == 0 || vectors % 3 == 1 ? 2 : 3;
 #endif
 }
@@ -108,10 +120,11 @@ void DD_NAME(gemm_f32_pack)(const float *b, int64_t row_step, int64_t column_ste
 
 /* ---- A · B --------------------------------------------------------------------------------- */
 
-/* A tile of C: what is left of dd_gemm once M and N are cut. Pointers stand at the tile. */
+/* A column of tiles, one below the other: what is left of dd_gemm once M and N are cut. Pointers
+ * stand at the first tile. */
 typedef struct tile_job {
     const dd_gemm *g;
-    int64_t a_offset;
+    int64_t tiles, a_offset;
     const float *b;
     float *c;
     const float *bias, *residual; /* or NULL */
@@ -125,7 +138,7 @@ V_INLINE vf load_of(const float *row, int v, int nv, int last) {
 
 /* acc[i][v] += Σ_s Σ_k A_s[i, k] · B[s, k, v]. Rows are addressed from one pointer for each three
  * (base, base + pitch, base + 2·pitch are x86's addressing modes): a pointer a row would spill. */
-V_INLINE void tile_sum(const tile_job *t, vf *acc, const int mr, const int nv) {
+V_INLINE void tile_sum(const tile_job *t, int64_t a_offset, vf *acc, const int mr, const int nv) {
     const dd_gemm *g = t->g;
     const int64_t lda = g->lda;
     const float *b = t->b;
@@ -133,7 +146,7 @@ V_INLINE void tile_sum(const tile_job *t, vf *acc, const int mr, const int nv) {
         const float *a[(MAX_MR + 2) / 3];
         DD_UNROLL
         for (int r = 0; r * 3 < mr; r++)
-            a[r] = g->a[s] + t->a_offset + r * 3 * lda;
+            a[r] = g->a[s] + a_offset + r * 3 * lda;
         DD_UNROLL_BY_2
         for (int k = g->k; k > 0; k--) {
             vf row[MAX_NV];
@@ -149,13 +162,16 @@ V_INLINE void tile_sum(const tile_job *t, vf *acc, const int mr, const int nv) {
                     acc[i * nv + v] = v_fma(x, row[v], acc[i * nv + v]);
             }
             DD_UNROLL
-            for (int r = 0; r * 3 < mr; r++)
+            for (int r = 0; r * 3 < mr; r++) {
                 a[r]++;
+                if (nv == 1)
+                    DD_OPAQUE(a[r]);
+            }
         }
     }
 }
 
-V_INLINE void tile_act(vf *acc, const int count, const dd_unary kind, dd_act act) {
+V_INLINE void tile_map(vf *acc, const int count, const dd_unary kind, dd_act act) {
     DD_UNROLL
     for (int i = 0; i < count; i++)
         acc[i] = act_apply(act_of_kind(kind, act), acc[i]);
@@ -168,44 +184,36 @@ static bool act_is_inline(dd_unary kind) {
            kind == DD_HARD_SIGMOID || kind == DD_HARD_SWISH;
 }
 
-V_INLINE void tile_end(const tile_job *t, vf *acc, const int mr, const int nv) {
-    const dd_gemm *g = t->g;
-    if (t->bias) {
-        DD_UNROLL
-        for (int v = 0; v < nv; v++) {
-            vf bias = load_of(t->bias, v, nv, t->last);
-            DD_UNROLL
-            for (int i = 0; i < mr; i++)
-                acc[i * nv + v] = v_add(acc[i * nv + v], bias);
-        }
-    }
-    if (t->residual) {
-        DD_UNROLL
-        for (int i = 0; i < mr; i++) {
-            const float *row = t->residual + i * g->ldr;
-            DD_UNROLL
-            for (int v = 0; v < nv; v++)
-                acc[i * nv + v] = v_add(acc[i * nv + v], load_of(row, v, nv, t->last));
-        }
-    }
-    switch (g->act.kind) {
+V_INLINE void tile_act(vf *acc, const int count, dd_act act) {
+    switch (act.kind) {
     case DD_RELU:
-        tile_act(acc, mr * nv, DD_RELU, g->act);
+        tile_map(acc, count, DD_RELU, act);
         break;
     case DD_CLIP:
-        tile_act(acc, mr * nv, DD_CLIP, g->act);
+        tile_map(acc, count, DD_CLIP, act);
         break;
     case DD_LEAKY_RELU:
-        tile_act(acc, mr * nv, DD_LEAKY_RELU, g->act);
+        tile_map(acc, count, DD_LEAKY_RELU, act);
         break;
     case DD_HARD_SIGMOID:
-        tile_act(acc, mr * nv, DD_HARD_SIGMOID, g->act);
+        tile_map(acc, count, DD_HARD_SIGMOID, act);
         break;
     case DD_HARD_SWISH:
-        tile_act(acc, mr * nv, DD_HARD_SWISH, g->act);
+        tile_map(acc, count, DD_HARD_SWISH, act);
         break;
     default:
         break;
+    }
+}
+
+/* acc[i][v] += rows[i·pitch + v] */
+V_INLINE void tile_add(vf *acc, const float *rows, int64_t pitch, const int mr, const int nv,
+                       int last) {
+    DD_UNROLL
+    for (int i = 0; i < mr; i++) {
+        DD_UNROLL
+        for (int v = 0; v < nv; v++)
+            acc[i * nv + v] = v_add(acc[i * nv + v], load_of(rows + i * pitch, v, nv, last));
     }
 }
 
@@ -242,32 +250,64 @@ V_INLINE void tile_load(vf *acc, const float *c, int64_t ldc, const int mr, cons
     }
 }
 
-V_INLINE void tile(const tile_job *t, const int mr, const int nv) {
-    vf acc[MAX_ACC];
+/* What the sums start from: the bias costs next to nothing here, an addition a vector at the end.
+ * It is loaded for each row anew, since loads are free here and copies of registers are not. */
+V_INLINE void tile_begin(const tile_job *t, vf *acc, const int mr, const int nv) {
+    const float *bias = t->bias;
+    if (!bias) {
+        DD_UNROLL
+        for (int i = 0; i < mr * nv; i++)
+            acc[i] = v_zero();
+        return;
+    }
     DD_UNROLL
-    for (int i = 0; i < mr * nv; i++)
-        acc[i] = v_zero();
-    if (t->g->accumulate)
-        tile_load(acc, t->c, t->g->ldc, mr, nv, t->last);
-    tile_sum(t, acc, mr, nv);
-    tile_end(t, acc, mr, nv);
-    tile_store(acc, t->c, t->g->ldc, mr, nv, t->last);
+    for (int i = 0; i < mr; i++) {
+        DD_OPAQUE(bias);
+        DD_UNROLL
+        for (int v = 0; v < nv; v++)
+            acc[i * nv + v] = load_of(bias, v, nv, t->last);
+    }
+}
+
+/* The loop over the tiles stands here and not around the call: with short K the processor starts
+ * on the next tile's sums while it stores this one's only if little lies between them. */
+V_INLINE void tile_column(const tile_job *t, const int mr, const int nv) {
+    const dd_gemm *g = t->g;
+    const float *residual = t->residual;
+    int64_t a_offset = t->a_offset;
+    float *c = t->c;
+    for (int64_t left = t->tiles; left > 0; left--) {
+        vf acc[MAX_ACC];
+        tile_begin(t, acc, mr, nv);
+        if (g->accumulate)
+            tile_add(acc, c, g->ldc, mr, nv, t->last);
+        tile_sum(t, a_offset, acc, mr, nv);
+        if (residual) {
+            tile_add(acc, residual, g->ldr, mr, nv, t->last);
+            residual += mr * g->ldr;
+        }
+        tile_act(acc, mr * nv, g->act);
+        tile_store(acc, c, g->ldc, mr, nv, t->last);
+        a_offset += mr * g->lda;
+        c += mr * g->ldc;
+    }
 }
 
 #define TILE(mr, nv)                                                                               \
     static void tile_##mr##x##nv(const tile_job *t) {                                              \
-        tile(t, mr, nv);                                                                           \
+        tile_column(t, mr, nv);                                                                    \
     }
 TILES(TILE)
 
 typedef void (*tile_function)(const tile_job *t);
 #define TILE_SLOT(mr, nv) [nv][mr] = tile_##mr##x##nv,
-static const tile_function tiles[MAX_NV + 1][MAX_MR + 1] = {TILES(TILE_SLOT)};
+static const tile_function columns[MAX_NV + 1][MAX_MR + 1] = {TILES(TILE_SLOT)};
 
-/* All columns of `rows` rows of C from `row` on. */
-static void strip_run(const dd_gemm *g, int64_t row, int rows, int n_end, int panel) {
+/* All columns of C for `tiles` tiles of `mr` rows from `row` on. */
+static void block_run(const dd_gemm *g, int64_t row, int64_t tiles, int mr, int panel) {
     const int64_t inner = (int64_t)g->segments * g->k;
-    tile_job t = {.g = g, .a_offset = row * g->lda};
+    const int n_end = g->n_end ? g->n_end : g->n;
+    tile_job t = {.g = g, .tiles = tiles, .a_offset = row * g->lda};
     for (int first = g->n_begin; first < n_end; first += panel) {
         const int width = min_int(panel, g->n - first), nv = vectors_of(width);
         t.b = g->b + first * inner;
@@ -275,30 +315,35 @@ static void strip_run(const dd_gemm *g, int64_t row, int rows, int n_end, int pa
         t.bias = g->bias ? g->bias + first : NULL;
         t.residual = g->residual ? g->residual + row * g->ldr + first : NULL;
         t.last = width - (nv - 1) * VL;
-        tiles[nv][rows](&t);
+        columns[nv][mr](&t);
     }
     if (act_is_inline(g->act.kind))
         return;
-    for (int i = 0; i < rows; i++) {
-        float *c = g->c + (row + i) * g->ldc + g->n_begin;
+    for (int64_t i = row; i < row + tiles * mr; i++) {
+        float *c = g->c + i * g->ldc + g->n_begin;
         DD_NAME(unary_f32)(g->act, c, c, n_end - g->n_begin);
     }
 }
 
+/* M is cut into tiles as even as they can be, the taller ones first; the tiles into blocks whose
+ * part of A stays in the first-level cache while the panels of B pass. */
 void DD_NAME(gemm_f32)(const dd_gemm *g) {
-    const int nv = panel_vectors(vectors_of(g->n)), n_end = g->n_end ? g->n_end : g->n;
-    if (g->m <= 0 || n_end <= g->n_begin)
+    const int nv = panel_vectors(vectors_of(g->n));
+    if (g->m <= 0 || g->n <= 0)
         return;
-    /* ceil(m / MR) strips, as even as they can be: the first `taller` have a row more. */
-    const int64_t strips = (g->m + tile_rows[nv] - 1) / tile_rows[nv];
-    const int rows = (int)(g->m / strips);
-    const int64_t taller = g->m % strips;
+    const int64_t tiles = (g->m + tile_rows[nv] - 1) / tile_rows[nv];
+    const int rows = (int)(g->m / tiles);
+    int64_t left[2] = {g->m % tiles, tiles - g->m % tiles}; /* of rows + 1 and of rows */
+    const int64_t block = 1 + BLOCK_FLOATS / (g->segments * g->lda * tile_rows[nv] + 1);
     int64_t row = 0;
-    for (int64_t strip = 0; strip < strips; strip++) {
-        const int height = rows + (strip < taller);
-        strip_run(g, row, height, n_end, nv * VL);
-        row += height;
-    }
+    for (int lower = 0; lower < 2; lower++)
+        while (left[lower] > 0) {
+            const int64_t now = left[lower] < block ? left[lower] : block;
+            const int mr = rows + 1 - lower;
+            block_run(g, row, now, mr, nv * VL);
+            row += now * mr;
+            left[lower] -= now;
+        }
 }
 
 /* ---- Aᵀ · B -------------------------------------------------------------------------------- */
@@ -325,6 +370,10 @@ V_INLINE void tn_sum(const tn_job *t, vf *acc, const int mr, const int nv, int l
             DD_UNROLL
             for (int v = 0; v < nv; v++)
                 acc[i * nv + v] = v_fma(x, row[v], acc[i * nv + v]);
+        }
+        if (nv == 1) { /* the widest steps through memory for the least arithmetic */
+            __builtin_prefetch(a + 16 * t->lda);
+            __builtin_prefetch(b + 16 * t->ldb);
         }
         a += t->lda;
         b += t->ldb;

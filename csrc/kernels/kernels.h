@@ -54,9 +54,10 @@ typedef enum dd_binary { DD_ADD = 0, DD_SUB, DD_MUL, DD_DIV, DD_MAX, DD_MIN, DD_
  *
  * A comes as `segments` blocks: A_s[m, k] = a[s][m·lda + k]. A 1×1 convolution has one segment; a
  * K×K one has K (a segment is K·C neighbouring floats of a padded row; lda = stride·C) or K·K
- * (a segment a tap, where pixels have pad lanes). B is packed by gemm_f32_pack. With `accumulate`
- * C's old values are added to the sum (before bias). An element of C is always summed in the order
- * s, k, whatever m and the tile: position independence. */
+ * (a segment a tap, where pixels have pad lanes). B is packed by gemm_f32_pack; keep it and C's rows
+ * on 64 bytes, vectors that cross cache lines take twice as long. The sum starts from the bias,
+ * plus C's old value with `accumulate`, and goes on in the order s, k, whatever m, the tile and
+ * the instruction set: position independence. Pointers stand at column 0 whatever n_begin is. */
 typedef struct dd_gemm {
     const float *const *a;
     int64_t lda;
@@ -71,7 +72,7 @@ typedef struct dd_gemm {
     int64_t ldr;
     dd_act act;
     bool accumulate;
-    int n_begin, n_end; /* only these columns; multiples of gemm_f32_panel(n) or n. 0, n: all */
+    int n_begin, n_end; /* only these columns; multiples of gemm_f32_panel(n), or n. 0, 0: all */
 } dd_gemm;
 
 /* C[k, n] += Σ_m A[m, k] · B[m, n]: a weight gradient. A's row m lies at a + m·lda, B's at

@@ -101,7 +101,7 @@ typedef struct gemm_inputs {
 
 static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
     *g = (dd_gemm){.segments = kernel_draw(k, 0, 1) ? 1 : (int)kernel_draw(k, 2, 9),
-                   .m = kernel_draw(k, 1, 50),
+                   .m = kernel_draw(k, 1, kernel_draw(k, 0, 9) ? 50 : 400),
                    .n = gemm_draw_columns(k),
                    .act = gemm_draw_act(k),
                    .accumulate = kernel_draw(k, 0, 3) == 0};
