@@ -71,6 +71,9 @@ static double share(double chosen_if_less, double other) {
     return chosen_if_less < other ? 1.0 : chosen_if_less == other ? 0.5 : 0.0;
 }
 
+/* An area below this is none: a float's pixel cannot make it, and its inverse square overflows. */
+static const double EMPTY = 1e-100;
+
 double dd_box_giou(const double a[4], const double b[4], double grad[4]) {
     double wa = a[2] - a[0], ha = a[3] - a[1], wb = b[2] - b[0], hb = b[3] - b[1];
     double area_a = wa > 0 && ha > 0 ? wa * ha : 0, area_b = wb > 0 && hb > 0 ? wb * hb : 0;
@@ -79,7 +82,7 @@ double dd_box_giou(const double a[4], const double b[4], double grad[4]) {
     double inter = meet ? iw * ih : 0, uni = area_a + area_b - inter;
     double cw = fmax(a[2], b[2]) - fmin(a[0], b[0]), ch = fmax(a[3], b[3]) - fmin(a[1], b[1]);
     double hull = cw * ch;
-    bool has_union = uni > 0, has_hull = cw > 0 && ch > 0;
+    bool has_union = uni > EMPTY, has_hull = cw > 0 && ch > 0 && hull > EMPTY;
     /* fmin and fmax drop a NaN; the sum of the edges brings it back into the value. */
     double poison = (a[0] + a[1] + a[2] + a[3] + b[0] + b[1] + b[2] + b[3]) * 0.0;
     double giou = (has_union ? inter / uni : 0) - (has_hull ? (hull - uni) / hull : 0) + poison;
@@ -88,10 +91,10 @@ double dd_box_giou(const double a[4], const double b[4], double grad[4]) {
     /* d giou = dI/U - I dU/U^2 + dU/C - U dC/C^2 with dU = dA - dI. */
     double by_inter = has_union ? 1 / uni : 0, by_union = 0, by_hull = 0;
     if (has_union)
-        by_union -= inter / (uni * uni);
+        by_union -= inter / uni / uni;
     if (has_hull) {
         by_union += 1 / hull;
-        by_hull = -uni / (hull * hull);
+        by_hull = -uni / hull / hull;
     }
     for (int k = 0; k < 4; k++) {
         /* Lower edges push with a minus sign, x edges trade against heights and y edges against

@@ -24,20 +24,22 @@ static inline float dd_box_area(const float *b) {
     return w > 0 && h > 0 ? w * h : 0;
 }
 
-/* The area that two boxes share. */
+/* The area that two sound boxes share. */
 static inline float dd_box_overlap(const float *a, const float *b) {
     float w = dd_min_f(a[2], b[2]) - dd_max_f(a[0], b[0]);
     float h = dd_min_f(a[3], b[3]) - dd_max_f(a[1], b[1]);
     return w > 0 && h > 0 ? w * h : 0;
 }
 
-/* Intersection over union; 0 where the union is empty. The order of the additions is
- * torchvision's, so that both packages agree at a threshold to the last bit. */
+/* Intersection over union; 0 where a box has no area (min and max would pass over a NaN edge). The
+ * order of the additions is torchvision's, so that both packages agree at a threshold to the last
+ * bit. */
 static inline float dd_box_iou(const float *a, const float *b) {
-    float inter = dd_box_overlap(a, b);
-    if (!(inter > 0))
+    float area_a = dd_box_area(a), area_b = dd_box_area(b);
+    if (!(area_a > 0) || !(area_b > 0))
         return 0;
-    return inter / (dd_box_area(a) + dd_box_area(b) - inter);
+    float inter = dd_box_overlap(a, b);
+    return inter / (area_a + area_b - inter);
 }
 
 /* All four numbers are finite and both sides positive. */
