@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -684,6 +686,25 @@ def test_report_names_counts_and_defects(tmp_path: Path) -> None:
 def test_natural_order_of_files(tmp_path: Path) -> None:
     write_voc(tmp_path, {f"i{k}": voc_xml(GOOD) for k in (10, 9, 1)})
     assert _ids(load(tmp_path)) == ["i1", "i9", "i10"]
+
+
+def test_batches_of_a_data_set(tmp_path: Path) -> None:
+    data = load(write_yolo(tmp_path, {"a": YOLO_GOOD, "b": YOLO_GOOD, "c": ""}))
+    for augment in (False, True):
+        made = list(data.batches(imgsz=64, batch=2, augment=augment, workers=0))
+        assert all(images.shape[1:] == (64, 64, 3) for images, _ in made)
+        assert all(t.shape[1] == 5 for _, targets in made for t in targets)
+    _, targets = next(data.batches(imgsz=64, batch=2, augment=False, workers=0))
+    assert targets[0].tolist() == [[0, 24, 26, 40, 38]]  # 64x48 is centred: 8 px above
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["records", "decode", "voc", "coco", "yolo", "datasets", "convert", "synthetic", "check"],
+)
+def test_docstring_examples_hold(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(f"deepseek_det.data.{name}"))
+    assert result.failed == 0
 
 
 # ---- the rules alone ----------------------------------------------------------------------

@@ -90,7 +90,7 @@ class Layout:
         classes = Classes(names, ids, chosen)
         images = file["images"]
         folder = self._folder(split, path, images["name"][:32])
-        by_image = _annotations_by_image(file)
+        by_image = _boxes_by_image(path, file, classes, intake)
         records: list[Record] = []
         seen: dict[str, int] = {}
         columns = (images[key].tolist() for key in ("id", "line", "width", "height"))
@@ -108,7 +108,7 @@ class Layout:
             picture = intake.picture(folder / name, path, line, "file_name")
             if picture is None:
                 continue
-            found = _found(path, file, by_image.get(i, []), classes, intake)
+            found = by_image.get(i, [])
             declared = (size[0], size[1]) if min(size) > 0 else None
             image = folder / name
             records.append(intake.record(image, id, picture, declared, found, path, line))
@@ -177,28 +177,21 @@ def _categories(path: Path, file: _core._CocoFile, intake: Intake) -> tuple[list
     return names, ids
 
 
-def _annotations_by_image(file: _core._CocoFile) -> dict[int, list[int]]:
-    result: dict[int, list[int]] = {}
-    for i, image in enumerate(file["annotations"]["image"].tolist()):
-        result.setdefault(image, []).append(i)
-    return result
-
-
-def _found(
-    path: Path, file: _core._CocoFile, which: list[int], classes: Classes, intake: Intake
-) -> list[Found]:
+def _boxes_by_image(
+    path: Path, file: _core._CocoFile, classes: Classes, intake: Intake
+) -> dict[int, list[Found]]:
+    """The boxes of known classes by their image's position in the file."""
     table, categories = file["annotations"], file["categories"]
-    found = []
-    for i in which:
-        line, category = int(table["line"][i]), int(table["category"][i])
-        label = classes.label(int(categories["id"][category]))
+    labels = [classes.label(id) for id in categories["id"].tolist()]
+    result: dict[int, list[Found]] = {}
+    columns = (table[key].tolist() for key in ("image", "category", "box", "crowd", "line"))
+    for image, category, (x, y, w, h), crowd, line in zip(*columns, strict=True):
+        label = labels[category]
         if label is None:
             name = categories["name"][category]
             text = f"class {name!r} is none of {classes.names}"
             intake.reject(path, line, "class_unknown", "category_id", name, text)
             continue
-        x, y, w, h = table["box"][i].tolist()
-        written = f"[{x:g}, {y:g}, {w:g}, {h:g}]"
-        crowd = bool(table["crowd"][i])
-        found.append(Found((x, y, x + w, y + h), label, crowd, line, "bbox", written))
-    return found
+        box = (x, y, x + w, y + h)
+        result.setdefault(image, []).append(Found(box, label, crowd, line, "bbox", (x, y, w, h)))
+    return result

@@ -126,14 +126,17 @@ class Table(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One raw box of a reader: corners in pixels of the frame in which it was drawn."""
+    """One raw box of a reader: corners in pixels of the frame in which it was drawn.
+
+    line, field, value: where it stands and what is written there, for a defect's message.
+    """
 
     corners: tuple[float, float, float, float]
     label: int
     ignore: bool
     line: int
     field: str
-    value: str
+    value: object
 
 
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.I)
@@ -279,7 +282,10 @@ class Intake:
             code, text = "box_outside", f"it ends outside of the {_by(frame)} image"
         else:
             corners = (max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height)))
-            as_f32 = [float(np.float32(v)) for v in corners]
+            # float32 is finer than 1/256 px up to the decoder's limit: only less can vanish in it.
+            if min(corners[2] - corners[0], corners[3] - corners[1]) > 1 / 256:
+                return corners
+            as_f32 = np.asarray(corners, np.float32)
             if as_f32[2] > as_f32[0] and as_f32[3] > as_f32[1]:
                 return corners
             code, text = "box_zero_area", "it has no area inside of the image"
