@@ -109,7 +109,9 @@ def voc_evaluate(
     iou: float,
     eleven_points: bool,
     /,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.uint32]]: ...
+) -> tuple[
+    npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.uint32]
+]: ...
 def confusion_count(
     n_images: int,
     n_classes: int,
@@ -134,9 +136,7 @@ def box_best(boxes: _F32, others: _F32, /) -> tuple[_F32, _I32]: ...
 def losses() -> list[tuple[str, int, str, tuple[float, ...], str]]: ...
 def loss(name: str, x: _F64, t: _F64, params: _F64, reduction: int, /) -> tuple[_F64, _F64]: ...
 def class_weights(counts: _F64, beta: float, /) -> _F64: ...
-def anchor_grid(
-    rows: int, cols: int, stride: float, sizes: _F64, ratios: _F64, /
-) -> _F32: ...
+def anchor_grid(rows: int, cols: int, stride: float, sizes: _F64, ratios: _F64, /) -> _F32: ...
 def assign(
     anchors: _F32,
     levels: _I64 | None,
@@ -180,3 +180,217 @@ def detect(
     options: tuple[float, float, int, int, bool, bool],
     /,
 ) -> tuple[_I32, _F32, _F32, _I32, _I32]: ...
+
+# ---- graphs and runs (py_store.c, py_graph.c, py_run.c, py_plan.c, py_optim.c)
+
+_Array = npt.NDArray[Any]
+# (dtype, shape), or a shape alone for the dtype that the input has
+_InputType = tuple[str, Sequence[int]] | Sequence[int]
+
+class _Entry(TypedDict):
+    name: str
+    index: int
+    role: str
+    shape: tuple[int, ...]
+    offset: int
+    count: int
+    lr_factor: float
+    decay: bool
+    frozen: bool
+
+class Store:
+    """All parameters of a model in one flat float32 array."""
+
+    def __new__(cls) -> Store: ...
+    def add(
+        self, name: str, shape: Sequence[int], role: str = "trainable", decay: bool = False
+    ) -> int: ...
+    def entry(self, name: str, /) -> _Entry: ...
+    def entries(self) -> list[_Entry]: ...
+    def set_options(
+        self,
+        name: str,
+        lr_factor: float | None = None,
+        frozen: bool | None = None,
+        decay: bool | None = None,
+    ) -> None: ...
+    def get(self, name: str, /) -> npt.NDArray[np.float32]: ...
+    def set(self, name: str, array: npt.ArrayLike, /) -> None: ...
+    # a view of all values: no entry can be added while it lives; call touch() after writing
+    def flat(self) -> npt.NDArray[np.float32]: ...
+    def touch(self) -> None: ...
+    def copy(self) -> Store: ...
+    def __len__(self) -> int: ...
+    def __contains__(self, name: object, /) -> bool: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+
+class _Node(TypedDict):
+    op: str
+    name: str
+    inputs: list[int]
+    outputs: list[int]
+    params: dict[str, Any]
+    opaque: bool
+    backward: bool
+    n_saved: int
+
+class _Value(TypedDict):
+    name: str
+    kind: str
+    producer: int
+    slot: int
+    entry: int
+
+class _Types(TypedDict):
+    values: list[tuple[str, tuple[int, ...]] | None]
+    outputs: dict[str, tuple[str, tuple[int, ...]]]
+    macs: int
+
+class _Layer(TypedDict):
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    params: int
+    macs: int
+
+class Graph:
+    """Operators and values in topological order: the only description of a network."""
+
+    def __new__(cls) -> Graph: ...
+    def input(self, name: str, dtype: str, shape: Sequence[int], /) -> int: ...
+    def entry(self, store: Store, name: str, /) -> int: ...
+    def node(
+        self,
+        op: str,
+        name: str,
+        inputs: Sequence[int | None],
+        params: dict[str, Any] | None = None,
+        n_outputs: int = 0,
+    ) -> list[int]: ...
+    def output(self, name: str, value: int, /) -> None: ...
+    def prune_dead(self) -> None: ...
+    def infer(self, store: Store, inputs: Sequence[_InputType], /) -> _Types: ...
+    def macs(self, store: Store, inputs: Sequence[_InputType], /) -> int: ...
+    def layers(self, store: Store, inputs: Sequence[_InputType], /) -> list[_Layer]: ...
+    def nodes(self) -> list[_Node]: ...
+    def values(self) -> list[_Value]: ...
+    def to_json(self, store: Store, /) -> str: ...
+    @staticmethod
+    def from_json(text: str, store: Store, /) -> Graph: ...
+    def copy(self) -> Graph: ...
+    def differentiate(self, store: Store, inputs_too: bool = False) -> Graph: ...
+    def deploy(self, store: Store, /) -> tuple[Graph, Store]: ...
+    # name, dtype, shape with -1 where free, value
+    @property
+    def inputs(self) -> list[tuple[str, str, tuple[int, ...], int]]: ...
+    @property
+    def outputs(self) -> list[tuple[str, int]]: ...
+    @property
+    def output_names(self) -> list[str]: ...
+    # value, index of the entry whose gradient it is a part of
+    @property
+    def gradients(self) -> list[tuple[int, int]]: ...
+    @property
+    def training(self) -> bool: ...
+
+class Interpreter:
+    """Runs a graph in plain C, one operator at a time: the oracle of tests."""
+
+    def __new__(
+        cls, graph: Graph, store: Store, inputs: Sequence[_InputType], seed: int = 0
+    ) -> Interpreter: ...
+    def forward(self, inputs: Sequence[npt.ArrayLike], step: int = 0) -> list[_Array]: ...
+    # adds into `gradient`; the result has the gradients of inputs ("d:<input>") where asked for
+    def backward(
+        self, seeds: Sequence[npt.ArrayLike | None], gradient: npt.NDArray[np.float32], /
+    ) -> dict[str, _Array]: ...
+    def value(self, value: int, /) -> _Array | None: ...
+
+class Arena:
+    """Memory for activations, shared by all plans of a model; it grows as needed."""
+
+    def __new__(cls) -> Arena: ...
+    @property
+    def bytes(self) -> int: ...
+
+class _Step(TypedDict):
+    pattern: str
+    name: str
+    milliseconds: float
+    macs: int
+    bytes: int
+    backward: bool
+
+class Plan:
+    """A graph planned for given input types: steps in an arena, run by all threads.
+
+    A backward reads the inputs and outputs of the forward before it: leave them as they are.
+    """
+
+    def __new__(
+        cls,
+        graph: Graph,
+        store: Store,
+        inputs: Sequence[_InputType],
+        without_patterns: int = 0,
+        strip_rows: int = 0,
+        arena: Arena | None = None,
+        seed: int = 0,
+    ) -> Plan: ...
+    def forward(
+        self,
+        inputs: Sequence[npt.ArrayLike],
+        step: int = 0,
+        out: Sequence[_Array | None] | None = None,
+    ) -> list[_Array]: ...
+    def backward(
+        self, seeds: Sequence[npt.ArrayLike | None], gradient: npt.NDArray[np.float32], /
+    ) -> dict[str, _Array]: ...
+    def steps(self) -> list[_Step]: ...
+    def profile(self, on: bool, /) -> None: ...
+    def first_nonfinite(self) -> str | None: ...
+    @property
+    def arena_bytes(self) -> int: ...
+    @property
+    def arena(self) -> Arena: ...
+
+class _Field(TypedDict):
+    name: str
+    kind: str
+    initial: Any
+    names: tuple[str, ...]
+
+class _Op(TypedDict):
+    name: str
+    doc: str
+    version: int
+    min_in: int
+    max_in: int
+    n_outputs: int
+    gradient: bool
+    fields: list[_Field]
+
+def ops() -> list[_Op]: ...
+def optim_apply(
+    store: Store,
+    gradient: npt.NDArray[np.float32],
+    m: npt.NDArray[np.float32],
+    v: npt.NDArray[np.float32] | None,
+    ema: npt.NDArray[np.float32] | None,
+    *,
+    kind: str = "adamw",
+    lr: float,
+    decay: float = 0.0,
+    momentum: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    clip_norm: float = 0.0,
+    grad_scale: float = 1.0,
+    ema_rate: float = 0.0,
+    step: int,
+) -> float: ...

@@ -22,12 +22,12 @@ struct dd_channel_ids {
     axis *axes;
     size_t n_axes, axes_capacity;
     const dd_graph *g;
-    const dd_node *node; /* whose hook runs */
-    dd_status status;    /* the first failure */
+    const dd_type *types; /* by value, borrowed while hooks run */
+    const dd_node *node;  /* whose hook runs */
+    dd_status status;     /* the first failure */
 };
 
-/* ---- union-find
- * ------------------------------------------------------------------------------------- */
+/* ---- union-find ------------------------------------------------------------------------------ */
 
 static int root(dd_channel_ids *c, int id) {
     while (c->parent[id] != id) {
@@ -87,8 +87,7 @@ static void lock_list(dd_channel_ids *c, list l) {
         unite(c, c->items[l.first + (size_t)k], 0);
 }
 
-/* ---- for op->channels
- * ------------------------------------------------------------------------------- */
+/* ---- for op->channels ------------------------------------------------------------------------ */
 
 static list input_list(const dd_channel_ids *c, int input) {
     bool there = input < c->node->n_in && c->node->in[input] >= 0;
@@ -97,6 +96,11 @@ static list input_list(const dd_channel_ids *c, int input) {
 
 int64_t dd_channels_count(const dd_channel_ids *c, int input) {
     return input_list(c, input).n;
+}
+
+int64_t dd_channels_axis(const dd_channel_ids *c, int input, int number) {
+    int value = input < c->node->n_in ? c->node->in[input] : -1;
+    return value >= 0 && number < c->types[value].rank ? c->types[value].dims[number] : -1;
 }
 
 void dd_channels_size(dd_channel_ids *c, int output, int64_t n) {
@@ -162,8 +166,7 @@ void dd_channels_axis_input(dd_channel_ids *c, int input, int number, int other)
     record_axis(c, input, number, input_list(c, other));
 }
 
-/* ---- for pruning
- * ------------------------------------------------------------------------------------ */
+/* ---- for pruning ----------------------------------------------------------------------------- */
 
 void dd_channels_destroy(dd_channel_ids *c) {
     if (!c)
@@ -177,6 +180,7 @@ void dd_channels_destroy(dd_channel_ids *c) {
 
 static dd_status walk(dd_channel_ids *c, const dd_type *types) {
     const dd_graph *g = c->g;
+    c->types = types;
     (void)new_id(c); /* the locked class */
     for (size_t i = 0; i < g->n_values && c->status == DD_OK; i++)
         c->values[i] = g->values[i].kind == DD_VALUE_NODE ? (list){.n = -1}

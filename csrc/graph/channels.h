@@ -17,6 +17,7 @@
  * inside and reported by dd_channels_create. */
 
 int64_t dd_channels_count(const dd_channel_ids *ids, int input); /* -1: absent */
+int64_t dd_channels_axis(const dd_channel_ids *ids, int input, int axis); /* its size; -1: absent */
 /* The output gets n fresh channels (convolution). */
 void dd_channels_fresh(dd_channel_ids *ids, int output, int64_t n);
 /* The output gets n channels that dd_channels_take() fills (concat, split, shuffle). */
@@ -32,8 +33,7 @@ void dd_channels_axis_output(dd_channel_ids *ids, int input, int axis, int outpu
 void dd_channels_axis_input(dd_channel_ids *ids, int input, int axis, int other);
 void dd_channels_lock(dd_channel_ids *ids, int input);
 
-/* ---- for pruning
- * ----------------------------------------------------------------------------------- */
+/* ---- for pruning ----------------------------------------------------------------------------- */
 
 /* Walks a forward graph; `types` as from dd_graph_infer. */
 dd_status dd_channels_create(const dd_graph *g, const dd_store *s, const dd_type *types,

@@ -37,8 +37,7 @@ typedef struct pass {
     dd_store *to_store;
 } pass;
 
-/* ---- reading the old graph
- * ------------------------------------------------------------------------ */
+/* ---- reading the old graph ------------------------------------------------------------------- */
 
 static const dd_entry *entry_of(const pass *p, int value) {
     if (value < 0 || p->g->values[value].kind != DD_VALUE_ENTRY)
@@ -85,8 +84,7 @@ static void read_uses(pass *p) {
         p->consumers[p->alias[g->outputs[i]]]++;
 }
 
-/* ---- forms
- * ----------------------------------------------------------------------------------------- */
+/* ---- forms ----------------------------------------------------------------------------------- */
 
 static void spread(const dd_ints *list, int n, int64_t initial, int64_t *out) {
     for (int k = 0; k < n; k++)
@@ -288,8 +286,7 @@ static void read_needed(pass *p) {
     }
 }
 
-/* ---- writing the new one
- * --------------------------------------------------------------------------- */
+/* ---- writing the new one --------------------------------------------------------------------- */
 
 /* `name`, or the first of name@2, name@3, ... that the new store does not have. */
 static void free_name(const dd_store *s, const char *name, char *text, size_t capacity) {

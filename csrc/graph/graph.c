@@ -45,8 +45,7 @@ void dd_graph_destroy(dd_graph *graph) {
     dd_free(graph);
 }
 
-/* ---- values
- * --------------------------------------------------------------------------------------- */
+/* ---- values ---------------------------------------------------------------------------------- */
 
 static dd_status check_name(const char *what, const char *name) {
     size_t n = strlen(name);
@@ -126,8 +125,7 @@ dd_status dd_graph_output(dd_graph *g, const char *name, int value) {
     return DD_OK;
 }
 
-/* ---- nodes
- * ---------------------------------------------------------------------------------------- */
+/* ---- nodes ----------------------------------------------------------------------------------- */
 
 static dd_status check_numbers(const char *who, const dd_field *f, const double *v, int64_t n) {
     for (int64_t i = 0; i < n; i++)
@@ -267,8 +265,7 @@ dd_status dd_graph_node(dd_graph *g, const dd_op *op, const char *name, const vo
     return DD_OK;
 }
 
-/* ---- copies
- * --------------------------------------------------------------------------------------- */
+/* ---- copies ---------------------------------------------------------------------------------- */
 
 static dd_status copy_ints(const int *from, size_t n, int **to, size_t *capacity) {
     if (!n)
@@ -340,8 +337,7 @@ dd_status dd_graph_copy(const dd_graph *from, dd_graph **to) {
     return DD_OK;
 }
 
-/* ---- dead nodes
- * ----------------------------------------------------------------------------------- */
+/* ---- dead nodes ------------------------------------------------------------------------------ */
 
 /* Marks the values that outputs, gradients and the call's signature need, and all behind them. */
 static void mark_live(const dd_graph *g, bool *live) {

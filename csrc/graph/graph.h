@@ -82,7 +82,8 @@ dd_status dd_graph_node_append(dd_graph *g, const dd_node *shape, const char *na
                                const void *params, const int *in);
 
 /* Types of all values (n_values of them, caller's memory; rank -1 where a value has none) for the
- * given input types; names the node on failure. */
+ * given input types; names the node on failure. An input of u8 may be given as f32: dequantize
+ * passes floats through. */
 dd_status dd_graph_infer(const dd_graph *g, const dd_store *s, const dd_type *inputs, dd_type *types);
 
 /* For executors: the types of a node's inputs out of those of all values, and the types of its

@@ -25,8 +25,7 @@
 #define FORMAT "deepseek_det.graph"
 #define VERSION 1
 
-/* ---- writing
- * --------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 typedef struct writer {
     char *text;
@@ -229,8 +228,7 @@ dd_status dd_graph_to_json(const dd_graph *g, const dd_store *s, char **text) {
     return DD_OK;
 }
 
-/* ---- reading
- * --------------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 typedef struct reader {
     dd_json json;
@@ -360,8 +358,7 @@ static dd_status read_attributes(reader *r, const dd_op *op, char *params) {
     }
 }
 
-/* ---- the sections
- * ----------------------------------------------------------------------------------- */
+/* ---- the sections ---------------------------------------------------------------------------- */
 
 static dd_status read_dtype(reader *r, dd_dtype *dtype) {
     char word[DD_MAX_NAME + 1];
@@ -443,7 +440,7 @@ static dd_status read_op(reader *r, const dd_op **op) {
 
 static dd_status read_ids(reader *r, int *in, int *n_in) {
     bool more;
-    int64_t id;
+    int64_t id = -1;
     DD_TRY(dd_json_array(&r->json));
     for (*n_in = 0;; (*n_in)++) {
         DD_TRY(dd_json_item(&r->json, &more));
@@ -540,7 +537,7 @@ static dd_status read_section(reader *r, int section, dd_status (*item)(reader *
 static dd_status read_graph(reader *r) {
     dd_json_text key, word;
     bool more;
-    int64_t version;
+    int64_t version = -1;
     bool format = false, versioned = false;
     DD_TRY(dd_json_object(&r->json));
     for (;;) {
