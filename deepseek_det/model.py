@@ -196,21 +196,26 @@ class Model:
         grad_scale: float = 1.0,
         ema: FloatArray | None = None,
         ema_rate: float = 0.0,
+        moments: tuple[FloatArray, FloatArray] | None = None,
+        number: int | None = None,
     ) -> float:
         """One update of all trainable parameters from the gradient, which is then cleared.
 
         Returns the gradient's norm before clipping. weight_decay is decoupled (Loshchilov & Hutter
-        2019) and touches weights only; momentum is AdamW's beta1.
+        2019) and touches weights only; momentum is AdamW's beta1. moments, number: the optimizer's
+        two flat arrays and the step's number from 1 on, where the caller keeps them.
         """
         with self.lock:
-            while len(self._moments) < 2:
-                self._moments.append(np.zeros(self.store.size, np.float32))
-            self._steps += 1
+            if moments is None:
+                while len(self._moments) < 2:
+                    self._moments.append(np.zeros(self.store.size, np.float32))
+                moments = (self._moments[0], self._moments[1])
+            self._steps = self._steps + 1 if number is None else number
             return _core.optim_apply(
                 self.store,
                 self.gradient,
-                self._moments[0],
-                self._moments[1],
+                moments[0],
+                moments[1],
                 ema,
                 kind=optimizer,
                 lr=lr,
@@ -223,6 +228,19 @@ class Model:
                 ema_rate=ema_rate,
                 step=self._steps,
             )
+
+    def first_nonfinite(self) -> str | None:
+        """The first layer of the last `forward` whose output is not finite; None where all are."""
+        with self.lock:
+            found = getattr(self._running, "first_nonfinite", None)
+            return found() if found else None
+
+    def become(self, other: Model) -> None:
+        """Takes over all that `other` is."""
+        with self.lock:
+            for name, value in vars(other).items():
+                if name != "lock":
+                    setattr(self, name, value)
 
     def _images(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         batch = np.asarray(x)
