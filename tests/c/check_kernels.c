@@ -77,7 +77,8 @@ static uint8_t *margin_end(const kernel_block *b) {
     return (size_t)(last - end) > page_bytes() ? end + page_bytes() : last;
 }
 
-void *kernel_bytes(kernel_check *k, size_t bytes) {
+/* A block for `bytes` bytes of data, its guard pages in place; the data's place is the caller's. */
+static kernel_block *block_new(kernel_check *k, size_t bytes) {
     if (k->used == KERNEL_BLOCKS) {
         fprintf(stderr, "check_kernels: more than %d arrays in a case\n", KERNEL_BLOCKS);
         exit(2);
@@ -97,14 +98,37 @@ void *kernel_bytes(kernel_check *k, size_t bytes) {
             give_up("mprotect");
     }
     b->bytes = bytes;
-    b->data = kernel_draw(k, 0, 2) == 0 ? b->map + page : b->map + b->map_bytes - page - bytes;
+    return b;
+}
+
+static void *block_at(kernel_block *b, uint8_t *data) {
+    b->data = data;
     fill_canary(margin_begin(b), b->data);
-    fill_canary(b->data + bytes, margin_end(b));
-    return b->data;
+    fill_canary(b->data + b->bytes, margin_end(b));
+    return data;
+}
+
+void *kernel_bytes(kernel_check *k, size_t bytes) {
+    kernel_block *b = block_new(k, bytes);
+    const bool first = kernel_draw(k, 0, 2) == 0;
+    return block_at(b,
+                    first ? b->map + page_bytes() : b->map + b->map_bytes - page_bytes() - bytes);
 }
 
 float *kernel_floats(kernel_check *k, int64_t n) {
     return kernel_matrix(k, 1, n, n);
+}
+
+static float draw_float(kernel_check *k) {
+    return (float)(int32_t)dd_stream_u32(&k->random) * 0x1p-31f;
+}
+
+float *kernel_aligned(kernel_check *k, int64_t n) {
+    kernel_block *b = block_new(k, (size_t)n * sizeof(float));
+    float *x = block_at(b, b->map + page_bytes());
+    for (int64_t i = 0; i < n; i++)
+        x[i] = draw_float(k);
+    return x;
 }
 
 float *kernel_matrix(kernel_check *k, int64_t rows, int64_t n, int64_t pitch) {
@@ -113,7 +137,7 @@ float *kernel_matrix(kernel_check *k, int64_t rows, int64_t n, int64_t pitch) {
     fill_canary((uint8_t *)x, (uint8_t *)(x + count));
     for (int64_t row = 0; row < rows; row++)
         for (int64_t i = 0; i < n; i++)
-            x[row * pitch + i] = (float)(int32_t)dd_stream_u32(&k->random) * 0x1p-31f;
+            x[row * pitch + i] = draw_float(k);
     return x;
 }
 

@@ -52,6 +52,8 @@ int64_t kernel_draw(kernel_check *k, int64_t low, int64_t high);
 void *kernel_bytes(kernel_check *k, size_t bytes);
 float *kernel_floats(kernel_check *k, int64_t n);
 float *kernel_matrix(kernel_check *k, int64_t rows, int64_t n, int64_t pitch);
+/* n floats on a page's start, for timing: as aligned as the program's own buffers. */
+float *kernel_aligned(kernel_check *k, int64_t n);
 /* A copy of one of the case's arrays in pages of its own. */
 void *kernel_twin(kernel_check *k, const void *array);
 

@@ -105,7 +105,7 @@ static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
                    .n = gemm_draw_columns(k),
                    .act = gemm_draw_act(k),
                    .accumulate = kernel_draw(k, 0, 3) == 0};
-    g->k = (int)kernel_draw(k, 1, g->segments > 1 ? 20 : 90);
+    g->k = (int)kernel_draw(k, 1, g->segments > 1 || g->m > 50 ? 16 : 90);
     g->lda = g->k + kernel_draw(k, 0, 9);
     g->ldc = g->n + kernel_draw(k, 0, 9);
     g->ldr = g->n + kernel_draw(k, 0, 9);
@@ -170,14 +170,14 @@ static void gemm_bench(kernel_check *k) {
             kernel_begin(k, "timing");
             const float *a[3];
             for (int s = 0; s < g.segments; s++)
-                a[s] = kernel_floats(k, g.m * g.lda + g.k);
-            float *b = kernel_floats(k, rows * g.n);
-            float *packed = kernel_floats(k, (int64_t)k->fast->gemm_f32_packed(rows, g.n));
+                a[s] = kernel_aligned(k, g.m * g.lda + g.k);
+            float *b = kernel_aligned(k, rows * g.n);
+            float *packed = kernel_aligned(k, (int64_t)k->fast->gemm_f32_packed(rows, g.n));
             k->fast->gemm_f32_pack(b, g.n, 1, rows, g.n, packed);
             g.a = a;
             g.b = packed;
-            g.c = kernel_floats(k, g.m * g.n);
-            g.bias = kernel_floats(k, g.n);
+            g.c = kernel_aligned(k, g.m * g.n);
+            g.bias = kernel_aligned(k, g.n);
             char label[64];
             snprintf(label, sizeof label, "m %4lld k %d·%3d n %3d", (long long)g.m, g.segments, g.k,
                      g.n);
@@ -187,7 +187,7 @@ static void gemm_bench(kernel_check *k) {
 }
 
 void check_gemm_f32(kernel_check *k) {
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 200; i++) {
         dd_gemm g;
         gemm_inputs in = {0};
         gemm_draw(k, &g, &in);
@@ -209,7 +209,7 @@ void check_gemm_f32(kernel_check *k) {
 /* A panel is the unit of n_begin and n_end: the products of the panels, each on its own and with
  * any cut of the rows, are the bits of the whole product. */
 void check_gemm_f32_panel(kernel_check *k) {
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 60; i++) {
         dd_gemm g;
         gemm_inputs in = {0};
         gemm_draw(k, &g, &in);
@@ -316,9 +316,9 @@ static void gemm_tn_bench(kernel_check *k) {
         kernel_begin(k, "timing");
         g.lda = g.k;
         g.ldb = g.ldc = g.n;
-        g.a = kernel_floats(k, g.m * g.k);
-        g.b = kernel_floats(k, g.m * g.n);
-        g.c = kernel_floats(k, (int64_t)g.k * g.n);
+        g.a = kernel_aligned(k, g.m * g.k);
+        g.b = kernel_aligned(k, g.m * g.n);
+        g.c = kernel_aligned(k, (int64_t)g.k * g.n);
         char label[64];
         snprintf(label, sizeof label, "m %5lld k %3d n %3d", (long long)g.m, g.k, g.n);
         KERNEL_BENCH(k, label, 2.0 * (double)g.m * g.k * g.n, "GFLOP/s", k->fast->gemm_tn_f32(&g));
@@ -326,7 +326,7 @@ static void gemm_tn_bench(kernel_check *k) {
 }
 
 void check_gemm_tn_f32(kernel_check *k) {
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 100; i++) {
         dd_gemm_tn g = {.m = kernel_draw(k, 0, 3) ? kernel_draw(k, 0, 40) : kernel_draw(k, 40, 500),
                         .k = (int)kernel_draw(k, 1, 60),
                         .n = gemm_draw_columns(k)};
