@@ -13,17 +13,27 @@
 /* ---- sums ---------------------------------------------------------------------------------------
  */
 
-/* to[i] += sum's first n lanes. */
-V_INLINE void add_lanes(double *restrict to, vf sum, int n) {
-    float lanes[VL];
-    v_store(lanes, sum);
-    for (int i = 0; i < n; i++)
-        to[i] += (double)lanes[i];
+/* Channels whose double sums a call keeps on the stack: whole vectors there, whatever the caller's
+ * array ends with. Wider maps are visited once per so many channels. */
+enum { SUM_CHANNELS = 256 };
+
+typedef struct double_sums {
+    double first[SUM_CHANNELS], second[SUM_CHANNELS];
+} double_sums;
+
+static void clear_sums(double_sums *s, int c) {
+    for (int i = 0; i < SUM_CHANNELS && i < c + VL - 1; i++)
+        s->first[i] = s->second[i] = 0.0;
+}
+
+static void add_sums(double *to, const double *from, int c) {
+    for (int i = 0; i < c; i++)
+        to[i] += from[i];
 }
 
 /* Adds the P partial sums of each of G vectors, neighbours first, and then to the doubles. The
- * partial sum of vector g and pixel p is part[p·G + g]; the last vector has n lanes. */
-V_INLINE void add_parts(double *to, vf *part, int G, int P, int n) {
+ * partial sum of vector g and pixel p is part[p·G + g]. */
+V_INLINE void add_parts(double *to, vf *part, int G, int P) {
     DD_UNROLL
     for (int step = 1; step < P; step *= 2) {
         DD_UNROLL
@@ -34,9 +44,8 @@ V_INLINE void add_parts(double *to, vf *part, int G, int P, int n) {
         }
     }
     DD_UNROLL
-    for (int g = 0; g < G - 1; g++)
-        add_lanes(to + g * VL, part[g], VL);
-    add_lanes(to + (G - 1) * VL, part[G - 1], n);
+    for (int g = 0; g < G; g++)
+        v_add_doubles(to + g * VL, part[g]);
 }
 
 /* P pixels from x on; n lanes in the last of G vectors. */
@@ -56,8 +65,8 @@ V_INLINE void sums_step(const float *x, int64_t pitch, const vf *shift, int G, i
 }
 
 /* G vectors from channel ch on, one row. */
-V_INLINE void sums_group(const dd_channel_sums *s, const float *row, int G, int P, int ch, int n,
-                         bool squares) {
+V_INLINE void sums_group(const dd_channel_sums *s, const float *row, double_sums *total, int G,
+                         int P, int ch, int n, bool squares) {
     vf shift[4], sum[4], square[4];
     DD_UNROLL
     for (int g = 0; g < G; g++)
@@ -73,29 +82,48 @@ V_INLINE void sums_group(const dd_channel_sums *s, const float *row, int G, int 
     DD_ROLLED
     for (; left > 0; left--, x += s->pitch)
         sums_step(x, s->pitch, shift, G, 1, n, squares, sum, square);
-    add_parts(s->sum + ch, sum, G, P, n);
+    add_parts(total->first + ch, sum, G, P);
     if (squares)
-        add_parts(s->squares + ch, square, G, P, n);
+        add_parts(total->second + ch, square, G, P);
 }
 
-V_INLINE void sums_row(const dd_channel_sums *s, const float *row, bool squares) {
+V_INLINE void sums_row(const dd_channel_sums *s, const float *row, double_sums *total,
+                       bool squares) {
     int ch = 0;
     for (; ch + 4 * VL <= s->c; ch += 4 * VL)
-        sums_group(s, row, 4, 1, ch, VL, squares);
+        sums_group(s, row, total, 4, 1, ch, VL, squares);
     for (; ch + 2 * VL <= s->c; ch += 2 * VL)
-        sums_group(s, row, 2, 2, ch, VL, squares);
+        sums_group(s, row, total, 2, 2, ch, VL, squares);
     for (; ch + VL <= s->c; ch += VL)
-        sums_group(s, row, 1, 4, ch, VL, squares);
+        sums_group(s, row, total, 1, 4, ch, VL, squares);
     if (ch < s->c)
-        sums_group(s, row, 1, 4, ch, s->c - ch, squares);
+        sums_group(s, row, total, 1, 4, ch, s->c - ch, squares);
+}
+
+/* At most SUM_CHANNELS channels. */
+V_INLINE void sums_all(const dd_channel_sums s, bool squares) {
+    double_sums total;
+    clear_sums(&total, s.c);
+    for (int64_t y = 0; y < s.rows; y++)
+        sums_row(&s, s.x + y * s.row_pitch, &total, squares);
+    add_sums(s.sum, total.first, s.c);
+    if (squares)
+        add_sums(s.squares, total.second, s.c);
 }
 
 void DD_NAME(channel_sums_f32)(const dd_channel_sums *s) {
-    for (int64_t y = 0; y < s->rows; y++) {
-        if (s->squares != NULL)
-            sums_row(s, s->x + y * s->row_pitch, true);
-        else
-            sums_row(s, s->x + y * s->row_pitch, false);
+    for (int ch = 0; ch < s->c; ch += SUM_CHANNELS) {
+        dd_channel_sums part = *s;
+        part.x += ch;
+        part.c = s->c - ch < SUM_CHANNELS ? s->c - ch : SUM_CHANNELS;
+        part.shift = s->shift ? s->shift + ch : NULL;
+        part.sum += ch;
+        if (s->squares == NULL) {
+            sums_all(part, false);
+            continue;
+        }
+        part.squares += ch;
+        sums_all(part, true);
     }
 }
 
@@ -129,8 +157,8 @@ V_INLINE void reduce_step(const dd_bn_reduce *r, dd_act act, const float *dz, co
     }
 }
 
-V_INLINE void reduce_group(const dd_bn_reduce *r, dd_act act, int64_t y, int G, int P, int ch,
-                           int n) {
+V_INLINE void reduce_group(const dd_bn_reduce *r, dd_act act, double_sums *total, int64_t y, int G,
+                           int P, int ch, int n) {
     reduce_constants k;
     vf sum_d[4], sum_dx[4];
     DD_UNROLL
@@ -151,24 +179,41 @@ V_INLINE void reduce_group(const dd_bn_reduce *r, dd_act act, int64_t y, int G, 
     DD_ROLLED
     for (; left > 0; left--, x += r->pitch, dz += r->dz_pitch)
         reduce_step(r, act, dz, x, &k, G, 1, n, sum_d, sum_dx);
-    add_parts(r->sum_d + ch, sum_d, G, P, n);
-    add_parts(r->sum_dx + ch, sum_dx, G, P, n);
+    add_parts(total->first + ch, sum_d, G, P);
+    add_parts(total->second + ch, sum_dx, G, P);
 }
 
-V_INLINE void reduce_rows(const dd_bn_reduce *r, dd_act act) {
-    for (int64_t y = 0; y < r->rows; y++) {
+/* At most SUM_CHANNELS channels. */
+V_INLINE void reduce_all(const dd_bn_reduce r, dd_act act) {
+    double_sums total;
+    clear_sums(&total, r.c);
+    for (int64_t y = 0; y < r.rows; y++) {
         int ch = 0;
-        for (; ch + 2 * VL <= r->c; ch += 2 * VL)
-            reduce_group(r, act, y, 2, 1, ch, VL);
-        for (; ch + VL <= r->c; ch += VL)
-            reduce_group(r, act, y, 1, 2, ch, VL);
-        if (ch < r->c)
-            reduce_group(r, act, y, 1, 2, ch, r->c - ch);
+        for (; ch + 2 * VL <= r.c; ch += 2 * VL)
+            reduce_group(&r, act, &total, y, 2, 1, ch, VL);
+        for (; ch + VL <= r.c; ch += VL)
+            reduce_group(&r, act, &total, y, 1, 2, ch, VL);
+        if (ch < r.c)
+            reduce_group(&r, act, &total, y, 1, 2, ch, r.c - ch);
+    }
+    add_sums(r.sum_d, total.first, r.c);
+    add_sums(r.sum_dx, total.second, r.c);
+}
+
+void DD_NAME(bn_reduce_f32)(const dd_bn_reduce *r) {
+    for (int ch = 0; ch < r->c; ch += SUM_CHANNELS) {
+        dd_bn_reduce part = *r;
+        part.dz += ch;
+        part.x += ch;
+        part.c = r->c - ch < SUM_CHANNELS ? r->c - ch : SUM_CHANNELS;
+        part.scale = r->scale ? r->scale + ch : NULL;
+        part.shift = r->shift ? r->shift + ch : NULL;
+        part.mean = r->mean ? r->mean + ch : NULL;
+        part.sum_d += ch;
+        part.sum_dx += ch;
+        ACT_DISPATCH(r->act.kind, reduce_all(part, act_of_kind(KIND, r->act)))
     }
 }
-
-void DD_NAME(bn_reduce_f32)(const dd_bn_reduce *r){
-    ACT_DISPATCH(r->act.kind, reduce_rows(r, act_of_kind(KIND, r->act)))}
 
 /* ---- maps
    ----------------------------------------------------------------------------------------- */
@@ -202,16 +247,17 @@ V_INLINE void affine_pixels(const dd_affine *a, dd_act act, int P, int64_t p) {
         affine_tile(a, act, P, p, ch, a->c - ch);
 }
 
-V_INLINE void affine_all(const dd_affine *a, dd_act act) {
+/* The arguments come as a copy: the compiler then knows that stores leave them be. */
+V_INLINE void affine_all(const dd_affine a, dd_act act) {
     int64_t p = 0;
-    for (; p + 4 <= a->pixels; p += 4)
-        affine_pixels(a, act, 4, p);
-    for (; p < a->pixels; p++)
-        affine_pixels(a, act, 1, p);
+    for (; p + 4 <= a.pixels; p += 4)
+        affine_pixels(&a, act, 4, p);
+    for (; p < a.pixels; p++)
+        affine_pixels(&a, act, 1, p);
 }
 
 void DD_NAME(affine_f32)(const dd_affine *a){
-    ACT_DISPATCH(a->act.kind, affine_all(a, act_of_kind(KIND, a->act)))}
+    ACT_DISPATCH(a->act.kind, affine_all(*a, act_of_kind(KIND, a->act)))}
 
 V_INLINE void bn_dx_tile(const dd_bn_dx *b, dd_act act, int P, int64_t pixel, int ch, int n) {
     vf scale = b->scale ? V_LOAD(b->scale + ch, n) : v_set1(1.0f);
@@ -235,14 +281,14 @@ V_INLINE void bn_dx_pixels(const dd_bn_dx *b, dd_act act, int P, int64_t pixel) 
         bn_dx_tile(b, act, P, pixel, ch, b->c - ch);
 }
 
-V_INLINE void bn_dx_all(const dd_bn_dx *b, dd_act act) {
+V_INLINE void bn_dx_all(const dd_bn_dx b, dd_act act) {
     int64_t pixel = 0;
-    for (; pixel + 4 <= b->pixels; pixel += 4)
-        bn_dx_pixels(b, act, 4, pixel);
-    for (; pixel < b->pixels; pixel++)
-        bn_dx_pixels(b, act, 1, pixel);
+    for (; pixel + 4 <= b.pixels; pixel += 4)
+        bn_dx_pixels(&b, act, 4, pixel);
+    for (; pixel < b.pixels; pixel++)
+        bn_dx_pixels(&b, act, 1, pixel);
 }
 
 void DD_NAME(bn_dx_f32)(const dd_bn_dx *b) {
-    ACT_DISPATCH(b->act.kind, bn_dx_all(b, act_of_kind(KIND, b->act)))
+    ACT_DISPATCH(b->act.kind, bn_dx_all(*b, act_of_kind(KIND, b->act)))
 }

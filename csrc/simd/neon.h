@@ -107,6 +107,10 @@ V_INLINE float v_sum(vf v) {
     float32x2_t s = vadd_f32(vget_low_f32(v), vget_high_f32(v));
     return vget_lane_f32(s, 0) + vget_lane_f32(s, 1);
 }
+V_INLINE void v_add_doubles(double *p, vf v) {
+    vst1q_f64(p, vaddq_f64(vld1q_f64(p), vcvt_f64_f32(vget_low_f32(v))));
+    vst1q_f64(p + 2, vaddq_f64(vld1q_f64(p + 2), vcvt_high_f64_f32(v)));
+}
 
 V_INLINE vi v_to_int(vf x) {
     return vcvtnq_s32_f32(x);

@@ -96,6 +96,9 @@ V_INLINE vi v_select_int(vm m, vi a, vi b) {
 V_INLINE float v_sum(vf v) {
     return v;
 }
+V_INLINE void v_add_doubles(double *p, vf v) {
+    *p += (double)v;
+}
 
 V_INLINE vi v_to_int(vf x) {
     return (int32_t)lrintf(x);

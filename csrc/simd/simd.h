@@ -1,3 +1,4 @@
+/* clang-format off */
 /* The vector vocabulary: the words in which every kernel is written once.
  *
  * A kernel file includes this after the build set DD_LEVEL_<level>; it gets the type vf (VL
@@ -6,10 +7,12 @@
  * dd_f__<level>. A kernel file has static functions only, but for its DD_NAME ones.
  *
  *   v_zero() v_set1(x) v_load(p) v_store(p, v)             any alignment
- *   v_load_n(p, n) v_store_n(p, v, n)                      the first n lanes, 0 <= n <= VL; others
- * 0 v_add v_sub v_mul v_div v_min v_max v_neg v_abs v_sqrt v_floor v_fma(a, b, c) = a·b + c, one
- * rounding on every level (scalar: fmaf) v_lt v_le v_gt v_ge v_eq(a, b) -> vm;  v_select(m, a, b) =
- * m ? a : b v_sum(v)                                               lanes added in a fixed order
+ *   v_load_n(p, n) v_store_n(p, v, n)                      the first n lanes, 0 <= n <= VL; others 0
+ *   v_add v_sub v_mul v_div v_min v_max v_neg v_abs v_sqrt v_floor
+ *   v_fma(a, b, c) = a·b + c, one rounding on every level (scalar: fmaf)
+ *   v_lt v_le v_gt v_ge v_eq(a, b) -> vm;  v_select(m, a, b) = m ? a : b
+ *   v_sum(v)                                               lanes added in a fixed order
+ *   v_add_doubles(p, v)                                    p[lane] += v's lane, VL doubles
  *   v_exp(x)                                               2 ulp, saturating, NaN kept
  *   v_scale_by_power(p, n) = p · 2^n for whole n in [-252, 254]
  *   v_to_int(x) (round to nearest even; within int32) v_to_float(i) v_as_float(i) v_as_int(x)
@@ -22,6 +25,7 @@
  * constants only there.
  *
  * min and max: a NaN in the first operand gives the second (x86's rule), on every level. */
+/* clang-format on */
 #ifndef DD_SIMD_SIMD_H
 #define DD_SIMD_SIMD_H
 
