@@ -32,6 +32,8 @@ NEAR_IMAGE = 0.995
 THUMB_PX = 32
 TINY_PX = 4.0
 """A box whose shorter side is below this at the training size leaves little to learn from."""
+NEAR_LIMIT = 20_000
+"""Beyond this many images only equal bytes are looked for: pairs grow with the square."""
 USUAL, USUAL_IMAGES = 0.9, 20
 """A class that this share of at least so many images has is missed where it is absent."""
 
@@ -52,6 +54,7 @@ WARNINGS = {
     "image_twin": "two image files with equal bytes",
     "image_unlabelled": "an image that no annotation file belongs to",
     "labels_missing": "an image without label file",
+    "near_twins_skipped": "too many images to compare each with each",
     "size_differs": "a stated size that is not the image's",
     "split_leak": "an image that is in two splits",
     "split_same": "two splits with the same images",
@@ -312,6 +315,10 @@ def _image_warnings(data: Dataset, looks: Sequence[_Look]) -> Iterator[Defect]:
             equal = equal and np.array_equal(twin.labels, record.labels)
             text = f"equal bytes to {twin.path.name}, {'equal' if equal else 'different'} boxes"
             yield Defect(file, 0, "image_twin", "image", record.path.name, text)
+    if len(looks) > NEAR_LIMIT:
+        text = f"{len(looks)} images, more than {NEAR_LIMIT}: not searched for similar ones"
+        yield Defect(str(data.root), 0, "near_twins_skipped", "images", str(len(looks)), text)
+        return
     for a, b, alike in _similar(looks):
         if (a, b) not in twins and looks[a].hash != looks[b].hash:
             file, other_name = str(data.records[b].path), data.records[a].path.name

@@ -198,9 +198,25 @@ def load(
     if isinstance(path, Dataset):
         return path
     chosen = as_names(names, "load")
+    _check_path(path)
+    try:
+        return _load(Path(path), split, strict, images, chosen, voc_one_based)
+    except OSError as error:
+        raise Error(f"load: {error.filename or path}: {error.strerror or error}") from error
+
+
+def _load(
+    path: Path,
+    split: str,
+    strict: bool,
+    images: str | os.PathLike[str] | None,
+    chosen: list[str] | None,
+    one_based: bool | None,
+) -> Dataset:
+    """`load` after its arguments' types are checked; may raise OSError where reading fails."""
     layout = recognise(path, images)
     present = layout.splits()
-    if Path(path).is_file() and len(present) == 1 and layout.format == "coco":
+    if path.is_file() and len(present) == 1 and layout.format == "coco":
         source = present[0]
     else:
         source = yolo.ALIASES.get(split, split) if split not in present else split
@@ -209,7 +225,7 @@ def load(
             f"load: {layout.root}: no split {split!r}; there is: {', '.join(present) or 'none'}"
         )
     intake = Intake(layout.root)
-    table = layout.read(source, intake, chosen, voc_one_based)
+    table = layout.read(source, intake, chosen, one_based)
     if strict and intake.rejected:
         raise Error(f"load: {layout.root}: {_refusal(intake.rejected)}")
     if not table.records:
@@ -225,10 +241,7 @@ def splits(path: str | os.PathLike[str], images: str | os.PathLike[str] | None =
 
 def recognise(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> Layout:
     """The layout at `path`; an `Error` that says what was looked for where there is none."""
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise TypeError(f"load: path is {path!r}, a folder or file name was needed")
-    if "\0" in os.fspath(path):
-        raise Error(f"load: path {os.fspath(path)!r} holds a NUL")
+    _check_path(path)
     root = Path(path)
     folder = None if images is None else Path(images)
     if folder is not None and not folder.is_dir():
@@ -283,6 +296,13 @@ def defect_lines(title: str, defects: Sequence[Defect], limit: int) -> list[str]
         if count > len(first):
             lines.append(f"    and {count - len(first)} more")
     return lines
+
+
+def _check_path(path: object) -> None:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise TypeError(f"load: path is {path!r}, a folder or file name was needed")
+    if "\0" in os.fspath(path):
+        raise Error(f"load: path {os.fspath(path)!r} holds a NUL")
 
 
 def _find(root: Path, images: Path | None) -> Layout | None:

@@ -15,7 +15,9 @@ Rules, the same everywhere:
 
 from __future__ import annotations
 
+import errno
 import io
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +107,7 @@ def probe(path: Path) -> Picture:
     """
     name = str(path)
     try:
+        _check_regular(path)
         with path.open("rb") as file:
             head = file.read(64)
             bytes_long = file.seek(0, io.SEEK_END)
@@ -136,8 +139,16 @@ def oriented(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(pixels)
 
 
+def _check_regular(path: Path) -> None:
+    """Keeps pipes and devices away, whose opening or reading may never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "is no regular file")
+
+
 def _read(path: Path) -> bytes:
     try:
+        _check_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise _os_error(str(path), error) from error

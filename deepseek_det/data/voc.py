@@ -29,7 +29,6 @@ from deepseek_det.data.records import (
     natural,
     number,
 )
-from deepseek_det.errors import Error
 
 MAX_XML_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -236,8 +235,6 @@ class Layout:
         except FileNotFoundError:
             text = f"no annotation {intake.name(path)}"
             intake.reject(file, line, "annotation_missing", "id", id, text)
-        except OSError as error:
-            raise Error(f"load: {path}: {error.strerror or error}") from error
         except XmlRefused as refused:
             intake.reject(path, refused.line, refused.code, "xml", path.name, refused.text)
         return None
@@ -325,8 +322,6 @@ def _lines(file: Path, intake: Intake) -> list[str]:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         intake.reject(file, 0, "encoding", "text", "", f"not UTF-8 text: {error.reason}")
-    except OSError as error:
-        raise Error(f"load: {file}: {error.strerror or error}") from error
     return []
 
 
