@@ -44,6 +44,12 @@ dd_status dd_norm_record(dd_plan *plan, int node, int *norm) {
     size_t *vectors[] = {&r->mean, &r->rstd, &r->scale, &r->shift, &r->p, &r->q, &r->r};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = take_vector(plan, r->c);
+    /* What forward saves (mean, rstd) lies in the vectors, for whoever reads it. */
+    for (int i = 0; i < 2 && n->n_saved == 2; i++) {
+        dd_pvalue *saved = &plan->values[n->out[n->n_out - 2 + i]];
+        saved->place = DD_AT_VECTOR;
+        saved->offset = (i ? r->rstd : r->mean) * sizeof(float);
+    }
     r->sums = plan->sums_size;
     plan->sums_size += (size_t)DD_SLOTS * 2 * (size_t)r->c;
     *norm = (int)plan->n_norms++;

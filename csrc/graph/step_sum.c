@@ -170,7 +170,9 @@ static void finish(dd_plan *plan, dd_step *s) {
 
 dd_status dd_sum_store(dd_plan *plan, int from, int value, int node) {
     dd_step *s;
+    bool taken = plan->taken[node]; /* the norm's statistics are a step of their own */
     DD_TRY(start(plan, node, value, &s));
+    plan->taken[node] = taken;
     s->late = true;
     s->terms[s->n_terms++] = (dd_term){from, 1};
     dd_step_reads(plan, s, from);
