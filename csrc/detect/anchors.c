@@ -1,3 +1,9 @@
+/* Anchor grids, the search index over anchors, and the map between anchors and boxes.
+ *
+ * Everything that is computed once for a shape (the grid) is double and rounded at the end, so that
+ * anchors of neighbouring cells differ by exactly the stride wherever float32 can say so. The index
+ * is rebuilt at every call of the criterion: one pass over a few thousand anchors is cheap beside
+ * the losses, and a cached index would have to be kept right. */
 #include "detect/anchors.h"
 
 #include <math.h>
@@ -9,6 +15,8 @@ static bool positive(double x) {
     return isfinite(x) && x > 0;
 }
 
+/* The counts come from feature maps of any size, so their product is checked before it is one; the
+ * numbers come from users, and a ratio of 0 would otherwise show up as NaN anchors much later. */
 dd_status dd_anchor_count(const dd_anchor_grid *g, int64_t *count) {
     if (g->rows < 0 || g->cols < 0 || g->n_sizes < 0 || g->n_ratios < 0)
         return dd_fail(DD_EVALUE, "anchors: a map of %lld x %lld came, sizes of 0 or more needed",
@@ -31,9 +39,12 @@ dd_status dd_anchor_count(const dd_anchor_grid *g, int64_t *count) {
     return DD_OK;
 }
 
+/* The loops stand in the order of the output: a head's channels are (ratio within size) within a
+ * cell, so the anchors of a cell lie side by side as its outputs do. */
 void dd_anchor_fill(const dd_anchor_grid *g, float *out) {
     for (int64_t row = 0; row < g->rows; row++)
         for (int64_t col = 0; col < g->cols; col++) {
+            /* Centres at half cells: a cell stands for the pixels around its middle. */
             double cy = ((double)row + 0.5) * g->stride, cx = ((double)col + 0.5) * g->stride;
             for (int64_t i = 0; i < g->n_sizes; i++)
                 for (int64_t j = 0; j < g->n_ratios; j++, out += 4) {
@@ -51,11 +62,14 @@ static int64_t block_count(int64_t count) {
     return (count + DD_ANCHOR_BLOCK - 1) / DD_ANCHOR_BLOCK;
 }
 
+/* The bounds first: they need no padding before the four float columns. */
 size_t dd_anchor_index_bytes(int64_t count) {
     return (size_t)block_count(count) * sizeof(dd_anchor_bounds) +
            4 * (size_t)count * sizeof(float);
 }
 
+/* A block's bounds hold centres, edges and sides, because the rules ask for all three: TAL for
+ * centres in a box and for alike sides, max-IoU and the ignore regions for any overlap. */
 static void bounds_widen(dd_anchor_bounds *b, const float *box, float cx, float cy, float w,
                          float h, bool first) {
     if (first)
@@ -74,6 +88,7 @@ static void bounds_widen(dd_anchor_bounds *b, const float *box, float cx, float 
     b->h1 = dd_max_f(b->h1, h);
 }
 
+/* Empty levels are allowed: a map may have no cells at a tiny image size. */
 static dd_status levels_check(const int64_t *levels, int64_t n_levels, int64_t count) {
     if (!levels)
         return DD_OK;
@@ -89,6 +104,8 @@ static dd_status levels_check(const int64_t *levels, int64_t n_levels, int64_t c
 dd_status dd_anchor_index_init(dd_anchor_index *index, const float *boxes, int64_t count,
                                const int64_t *levels, int64_t n_levels, void *memory) {
     DD_TRY(levels_check(levels, n_levels, count));
+    /* An anchor without area would divide by zero in every encoding; better refused here, by its
+     * number, than found as a NaN in the loss. */
     for (int64_t a = 0; a < count; a++)
         if (!dd_box_valid(boxes + 4 * a))
             return dd_fail(DD_EVALUE,
@@ -127,6 +144,8 @@ static double clamped(double t) {
     return t > DD_DELTA_CLAMP ? DD_DELTA_CLAMP : t < -DD_DELTA_CLAMP ? -DD_DELTA_CLAMP : t;
 }
 
+/* The clamp keeps a side below 55 anchors, so that an untrained or diverging head gives large boxes
+ * and not infinite ones; exp never sees more than 4. */
 void dd_anchor_decode(const float *anchor, const float *delta, double out[4]) {
     double aw = (double)anchor[2] - anchor[0], ah = (double)anchor[3] - anchor[1];
     double cx = ((double)anchor[0] + anchor[2]) / 2 + delta[0] * aw;
@@ -138,6 +157,7 @@ void dd_anchor_decode(const float *anchor, const float *delta, double out[4]) {
     out[3] = cy + h / 2;
 }
 
+/* Twice the centres are subtracted before halving: both sums are exact in double. */
 void dd_anchor_encode(const float *anchor, const float *box, double delta[4]) {
     double aw = (double)anchor[2] - anchor[0], ah = (double)anchor[3] - anchor[1];
     delta[0] = ((double)box[0] + box[2] - anchor[0] - anchor[2]) / 2 / aw;

@@ -1,4 +1,11 @@
-/* The frame of the three rules, and the task-aligned one. */
+/* The frame of the three rules, and the task-aligned one.
+ *
+ * The frame: a rule lists for every object the anchors that it claims, best first; conflicts are
+ * resolved; an object that lost everything is rescued; targets are written; background inside
+ * ignore regions is marked last, so that it never takes an anchor from an object.
+ *
+ * Cost: an object looks at the bounds of all blocks (100 for 6,300 anchors), and into those few
+ * that lie under it and have anchors of its size. */
 #include "detect/assign.h"
 
 #include <math.h>
@@ -19,6 +26,7 @@ dd_assign_options dd_assign_defaults(dd_assigner assigner) {
                                .ignore_share = 0.5f};
 }
 
+/* Written so that NaN is outside of every range. */
 static bool within(float x, float low, float high) {
     return x >= low && x <= high;
 }
@@ -44,6 +52,7 @@ dd_status dd_assign_check(const dd_assign_options *o, const dd_anchor_index *anc
     return DD_OK;
 }
 
+/* Claims that one object can have at the same time. */
 static int64_t capacity_of(const dd_assign_options *o, const dd_anchor_index *anchors) {
     switch (o->assigner) {
     case DD_ASSIGN_ATSS:
@@ -67,6 +76,7 @@ size_t dd_assign_scratch_bytes(const dd_assign_options *options, const dd_anchor
 static float power(float x, float e) {
     if (e == 0.5f)
         return sqrtf(x);
+    /* Square and multiply: IoU^6 is three products, and the same bits on every machine. */
     int whole = (int)e;
     if ((float)whole != e)
         return powf(x, e);
@@ -90,6 +100,8 @@ static void tal_block(const dd_assign_options *o, const dd_anchor_index *anchors
         bool alike = w <= ratio * bw && bw <= ratio * w && h <= ratio * bh && bh <= ratio * h;
         if (!inside || !alike)
             continue;
+        /* Only here the predictions are touched: a candidate costs two exponentials and a
+         * sigmoid, the geometry above a few comparisons. */
         float iou = dd_predicted_iou(anchors, predictions, a, box), score = 1;
         if (predictions && predictions->logits)
             score = dd_sigmoid(predictions->logits[a * predictions->classes + label]);
@@ -99,6 +111,9 @@ static void tal_block(const dd_assign_options *o, const dd_anchor_index *anchors
     }
 }
 
+/* Blocks are skipped on their bounds: `far` when no centre can lie in the box, `unlike` when all
+ * sides are more than max_ratio off in one direction. Anchors come in ascending order, as
+ * dd_claim_insert asks for its ties. */
 void dd_assign_tal(const dd_assign_options *o, const dd_anchor_index *anchors,
                    const dd_objects *objects, const dd_predictions *predictions,
                    dd_claims *claims) {
@@ -121,7 +136,8 @@ void dd_assign_tal(const dd_assign_options *o, const dd_anchor_index *anchors,
     }
 }
 
-/* target = metric / the object's best metric * its best IoU, over the anchors that it kept. */
+/* What the metric's scale is does not matter to a target, only its shape over the object's anchors:
+ * target = metric / the object's best metric * its best IoU, over the anchors that it kept. */
 static void tal_targets(const dd_claims *claims, const dd_assignment *out) {
     for (int64_t m = 0; m < claims->objects; m++) {
         const dd_claim *list = claims->list + m * claims->capacity;
@@ -139,6 +155,8 @@ static void tal_targets(const dd_claims *claims, const dd_assignment *out) {
 
 /* ---- the frame ---- */
 
+/* Background anchors that lie mostly in an ignore region get no class loss: what is there may well
+ * be an object. Positives stay what they are: an object beside a crowd is still one. */
 static void ignore_near(const dd_assign_options *o, const dd_anchor_index *anchors,
                         const float *box, const dd_assignment *out) {
     for (int64_t b = 0; b < anchors->blocks; b++) {
@@ -178,6 +196,7 @@ void dd_assign(const dd_assign_options *o, const dd_anchor_index *anchors,
     for (int64_t m = 0; objects->ignore && m < objects->count; m++)
         if (objects->ignore[m] && dd_box_valid(objects->boxes + 4 * m))
             ignore_near(o, anchors, objects->boxes + 4 * m, out);
+    /* IoU of the finished assignment: the targets of the quality losses where TAL gave none. */
     for (int64_t a = 0; a < anchors->count; a++) {
         int32_t m = out->object[a];
         if (m < 0)

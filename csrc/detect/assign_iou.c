@@ -1,9 +1,18 @@
-/* The rules that look at anchors only: ATSS and max-IoU. */
+/* The rules that look at anchors only: ATSS and max-IoU. They judge by geometry that training does
+ * not move, so their positives are the same in every epoch. */
 #include <math.h>
 #include <stddef.h>
 
 #include "detect/boxes.h"
 #include "detect/claims.h"
+
+/* The squared distance of a point from the rectangle that holds a block's centres; 0 inside. It
+ * never exceeds that of a centre in the block: the differences are taken the same way. */
+static float gap(const dd_anchor_bounds *b, float x, float y) {
+    float dx = dd_max_f(dd_max_f(b->x0 - x, x - b->x1), 0);
+    float dy = dd_max_f(dd_max_f(b->y0 - y, y - b->y1), 0);
+    return dx * dx + dy * dy;
+}
 
 /* ATSS (Zhang et al. 2020, algorithm 1): the topk anchors nearest to the object's centre on every
  * level; those whose IoU reaches mean + standard deviation (n - 1, as in the authors' code) of the
@@ -18,12 +27,19 @@ static void atss_object(const dd_assign_options *o, const dd_anchor_index *ancho
     for (int64_t level = 0; level < anchors->n_levels; level++) {
         int32_t found = 0;
         for (int64_t a = levels[level]; a < levels[level + 1]; a++) {
+            /* A block that begins beyond the farthest claim of a full list has nothing for it. */
+            if (a % DD_ANCHOR_BLOCK == 0 && found == o->topk &&
+                -gap(&anchors->bounds[a / DD_ANCHOR_BLOCK], cx, cy) <= list[n + found - 1].rank) {
+                a += DD_ANCHOR_BLOCK - 1;
+                continue;
+            }
             float dx = anchors->cx[a] - cx, dy = anchors->cy[a] - cy;
             dd_claim claim = {(int32_t)a, -(dx * dx + dy * dy), 0};
             dd_claim_insert(list + n, &found, o->topk, claim);
         }
         n += found;
     }
+    /* In double: the threshold is compared with the very numbers that it is the mean of. */
     double sum = 0, squares = 0;
     for (int32_t i = 0; i < n; i++) {
         list[i].iou = dd_box_iou(anchors->boxes + 4 * (int64_t)list[i].anchor, box);
@@ -77,6 +93,7 @@ void dd_assign_max_iou(const dd_assign_options *o, const dd_anchor_index *anchor
             }
         }
     }
+    /* Objects whose best anchors all prefer another one own nothing here; the rescue follows. */
     for (int64_t a = 0; a < anchors->count; a++) {
         if (out->object[a] < 0)
             continue;

@@ -21,7 +21,9 @@ typedef struct iou_job {
     int32_t *index; /* (n) or NULL */
 } iou_job;
 
-/* Rows of one unit: enough work to be worth handing out, whatever m is. */
+/* Both loops below leave rows to threads and never split one: a row's result is then the same
+ * whatever the number of threads. Rows of one unit: enough work to be worth handing out, whatever m
+ * is. */
 enum { ROWS = 16 };
 
 static void matrix_rows(void *context, int64_t unit, int thread) {
@@ -74,6 +76,8 @@ static double share(double chosen_if_less, double other) {
 /* An area below this is none: a float's pixel cannot make it, and its inverse square overflows. */
 static const double EMPTY = 1e-100;
 
+/* The intersection I, the union U = A + B - I and the hull C are products of differences of edges;
+ * each edge of `a` enters through min or max, which pick it or not (`share`). */
 double dd_box_giou(const double a[4], const double b[4], double grad[4]) {
     double wa = a[2] - a[0], ha = a[3] - a[1], wb = b[2] - b[0], hb = b[3] - b[1];
     double area_a = wa > 0 && ha > 0 ? wa * ha : 0, area_b = wb > 0 && hb > 0 ? wb * hb : 0;

@@ -1,3 +1,7 @@
+/* Claims, conflicts and the rescue.
+ *
+ * Every step goes through objects and anchors in ascending order and replaces only what is strictly
+ * worse. So the result is a pure function of the input: no hash, no sort whose ties float. */
 #include "detect/claims.h"
 
 #include <string.h>
@@ -24,6 +28,8 @@ void dd_claims_init(dd_claims *c, int64_t objects, int64_t capacity, int64_t anc
 }
 
 void dd_claim_insert(dd_claim *list, int32_t *length, int64_t capacity, dd_claim claim) {
+    /* Insertion into a short sorted list: topk is 13 or 27, and most claims of a long scan are
+     * refused by the first comparison. */
     if (*length == capacity) {
         if (!(claim.rank > list[capacity - 1].rank))
             return;
@@ -52,13 +58,16 @@ void dd_claims_resolve(dd_claims *c, const dd_assignment *out) {
         }
 }
 
+/* An anchor may be given away unless it is the last one of its holder: the rescue must not create
+ * a new orphan. Background and ignored anchors have no holder. */
 static bool available(const dd_claims *c, const dd_assignment *out, int64_t anchor) {
     int32_t holder = out->object[anchor];
     return holder < 0 || c->owned[holder] > 1;
 }
 
-/* The best overlapping anchor that can be had, else the nearest one; -1 when every anchor is some
- * object's last. */
+/* Orphans are rare (an object of a few pixels, or one of two identical boxes), so a plain look at
+ * every anchor is good enough. The best overlapping anchor that can be had, else the nearest one;
+ * -1 when every anchor is some object's last. */
 static int64_t rescue_anchor(const dd_claims *c, const dd_anchor_index *anchors, const float *box,
                              const dd_assignment *out) {
     float cx = (box[0] + box[2]) * 0.5f, cy = (box[1] + box[3]) * 0.5f;
@@ -83,6 +92,7 @@ void dd_claims_rescue(dd_claims *c, const dd_anchor_index *anchors, const dd_obj
     for (int64_t m = 0; m < c->objects; m++) {
         if (c->owned[m] > 0 || !dd_object_counts(objects, m))
             continue;
+        /* Its own candidates first, best first: they were judged by the rule. */
         int64_t anchor = -1;
         for (int32_t i = 0; i < c->length[m] && anchor < 0; i++)
             if (available(c, out, c->list[m * c->capacity + i].anchor))

@@ -45,8 +45,12 @@ typedef struct criterion_job {
     float *dlogits, *ddeltas;
 } criterion_job;
 
-/* ---- first region ---- */
+/* ---- first region ----
+ *
+ * A unit is an image: objects of one image compete with each other only. */
 
+/* Targets of positives in the class loss. The focal loss was made for hard labels; the others take
+ * the quality. ATSS and max-IoU say who, not how well, so the predicted box's IoU says it. */
 static float class_target(const criterion_job *job, int64_t at) {
     if (job->hard)
         return 1;
@@ -70,6 +74,7 @@ static void assign_image(void *context, int64_t n, int thread) {
                          .iou = job->assigned.iou + n * A};
     dd_assign(&job->options->assign, &job->index, &objects, &predictions,
               job->thread_scratch + (size_t)thread * job->thread_bytes, &out);
+    /* Sums in double and in the anchors' order; the images' sums are added in theirs. */
     double cls = 0, box = 0;
     int64_t count = 0;
     for (int64_t a = 0; a < A; a++)
@@ -83,7 +88,10 @@ static void assign_image(void *context, int64_t n, int thread) {
     job->image_counts[n] = count;
 }
 
-/* ---- second region ---- */
+/* ---- second region ----
+ *
+ * A unit is a run of blocks of one image, so that one large image keeps all threads busy. The
+ * gradients are final when written: nobody reads them again to scale them. */
 
 /* Anchors a0 .. a1-1 of image n: the class loss, returned; gradients go to `grad`. */
 static double block_classes(const criterion_job *job, int64_t n, int64_t a0, int64_t a1,
@@ -99,6 +107,7 @@ static double block_classes(const criterion_job *job, int64_t n, int64_t a0, int
             memset(value + row, 0, (size_t)nc * sizeof *value);
             memset(grad + row, 0, (size_t)nc * sizeof *grad);
         } else if (object >= 0) {
+            /* The other classes of a positive are background and stay as the sweep left them. */
             int32_t label = b->labels[b->offsets[n] + object];
             double weight = job->options->class_weights ? job->options->class_weights[label] : 1;
             double logit = x[row + label], target = class_target(job, at), v, g;
@@ -114,6 +123,8 @@ static double block_classes(const criterion_job *job, int64_t n, int64_t a0, int
 /* The box loss of one positive, unweighted, and its gradient with respect to the deltas. */
 static double box_item(const criterion_job *job, const float *anchor, const float *delta,
                        const float *object, double grad[4]) {
+    /* Losses on deltas compare with the object's own, so that small and large boxes weigh the same;
+     * there the prediction is not clamped, and a delta beyond the clamp is pulled back. */
     const dd_loss *loss = job->options->box_loss;
     double value, x[4], t[4], g[4];
     if (!job->decoded) {
@@ -141,6 +152,8 @@ static double box_item(const criterion_job *job, const float *anchor, const floa
 static double block_boxes(const criterion_job *job, int64_t n, int64_t a0, int64_t a1) {
     const dd_detection_batch *b = job->batch;
     int64_t first = n * b->anchors;
+    /* Most deltas belong to no object and enter nothing; a NaN among them must show all the same,
+     * for the run is broken. */
     double sum = dd_sweep_poison((a1 - a0) * 4, b->deltas + (first + a0) * 4);
     if (job->ddeltas)
         memset(job->ddeltas + (first + a0) * 4, 0, (size_t)(a1 - a0) * 4 * sizeof(float));
@@ -177,7 +190,10 @@ static void loss_unit(void *context, int64_t unit, int thread) {
     job->slots[2 * unit + 1] = box;
 }
 
-/* ---- checks and memory ---- */
+/* ---- checks and memory ----
+ *
+ * All scratch is one allocation, laid out twice by the same function: to count, then to place. The
+ * two regions use a thread's part one after the other. */
 
 static dd_status batch_check(const dd_criterion *o, const dd_detection_batch *b, int64_t *most) {
     if (b->images < 0 || b->anchors < 0 || b->classes < 1 || b->anchors > INT32_MAX)
@@ -248,6 +264,7 @@ static void pattern_fill(criterion_job *job) {
     }
 }
 
+/* Slots in the order of the units: the one place where the results of threads meet. */
 static void job_finish(criterion_job *job, dd_detection_loss *loss) {
     double cls = 0, box = 0;
     for (int64_t u = 0; u < job->batch->images * job->units_an_image; u++) {
@@ -268,6 +285,7 @@ dd_status dd_detection_loss_run(const dd_criterion *o, const dd_detection_batch 
     DD_TRY(batch_check(o, b, &most));
     DD_TRY(dd_size_mul((size_t)b->anchors, (size_t)b->classes, "detection_loss", &span));
     DD_TRY(dd_size_mul((size_t)b->images, span, "detection_loss", &span));
+    /* Everything that can fail comes before the first region; the regions cannot. */
     criterion_job job = {.options = o,
                          .batch = b,
                          .threads = dd_threads(),

@@ -35,6 +35,8 @@ typedef struct candidates {
     const float *logits;
 } candidates;
 
+/* Keeps the best `capacity` keys, sorted, and raises the limit to the worst of them. Amortized a
+ * candidate costs two passes of the sort, however many there are. */
 static void candidates_cut(candidates *c) {
     dd_keys_sort(c->keys, c->spare, c->count);
     if (c->count < c->capacity)
@@ -46,6 +48,7 @@ static void candidates_cut(candidates *c) {
 }
 
 static void candidates_add(candidates *c, int64_t flat) {
+    /* Double, rounded once: two logits in order never give scores out of order. */
     float score = (float)(1 / (1 + exp(-(double)c->logits[flat])));
     if (!(score > c->conf))
         return;
@@ -57,6 +60,8 @@ static void candidates_add(candidates *c, int64_t flat) {
     c->keys[c->count++] = dd_score_key(score, (uint32_t)flat);
 }
 
+/* Runs of 16 comparisons without a branch: at most a few of a thousand logits pass, and the
+ * compiler makes vector code of it. NaN is not above anything. */
 static void collect_every(candidates *c, int64_t n) {
     int64_t i = 0;
     for (; i + RUN <= n; i += RUN) {
@@ -93,6 +98,7 @@ static float conf_limit(float conf) {
     return (float)(logit - 1e-3 * (1 + fabs(logit)));
 }
 
+/* In double until the last step: a box of a 10,000-pixel image keeps its hundredths. */
 static float clip(double x, float high) {
     return x < 0 ? 0 : x > (double)high ? high : (float)x;
 }
@@ -148,6 +154,7 @@ static void decode_image(void *context, int64_t n, int thread) {
                     .logits = in->logits + n * in->anchors * in->classes};
     dd_kept kept;
     dd_kept_init(&kept, o->max_det, keys + 4 * job->pre_nms);
+    /* The flat index (anchor, class) ascends in both, as the tie rule needs. */
     if (o->multi_label)
         collect_every(&c, in->anchors * in->classes);
     else
@@ -163,6 +170,8 @@ static void decode_image(void *context, int64_t n, int thread) {
     job->out->count[n] = (int32_t)kept.count;
 }
 
+/* A map comes from outside (an image's size, a user's own letterbox), so it is checked like the
+ * options: a scale of 0 would give infinite boxes. */
 static dd_status decode_check(const dd_detect_options *o, const dd_detect_input *in) {
     if (!(o->conf >= 0 && o->conf <= 1) || !(o->iou >= 0 && o->iou <= 1))
         return dd_fail(DD_EVALUE, "detect: conf is %g and iou %g, 0 to 1 was needed", o->conf,

@@ -24,6 +24,11 @@ static logit logit_of(double x, double t) {
         .p = x > 0 ? large : small, .q = x > 0 ? small : large, .ce = over - t * x + log1p(e)};
 }
 
+/* ---- items: value and gradient ----
+ *
+ * The gradient is derived by hand and stands beside the value; check_detect holds it against
+ * differences of the value at every sample. */
+
 static void loss_bce_item(const double *x, const double *t, const double *params, double *value,
                           double *grad) {
     (void)params;
@@ -47,6 +52,7 @@ static double power(double u, double g, double *derivative) {
     return pow(u, g);
 }
 
+/* With u = 1 - p_t = p (1 - t) + q t: du/dx = p q (1 - 2 t), dCE/dx = p - t. */
 static void loss_focal_item(const double *x, const double *t, const double *params, double *value,
                             double *grad) {
     logit l = logit_of(*x, *t);
@@ -57,6 +63,7 @@ static void loss_focal_item(const double *x, const double *t, const double *para
     *grad = a * (slope * l.p * l.q * (1 - 2 * *t) * l.ce + factor * (l.p - *t));
 }
 
+/* The modulating factor follows the distance |t - p| to the quality, on both sides of it. */
 static void loss_qfl_item(const double *x, const double *t, const double *params, double *value,
                           double *grad) {
     logit l = logit_of(*x, *t);
@@ -93,11 +100,14 @@ static void loss_smooth_l1_item(const double *x, const double *t, const double *
     for (int k = 0; k < 4; k++) {
         double d = x[k] - t[k], size = fabs(d);
         *value += size < beta ? 0.5 * d * d / beta : size - 0.5 * beta;
+        /* The last branch hands a NaN on, and gives 0 where d is 0. */
         grad[k] = size < beta ? d / beta : d > 0 ? 1 : d < 0 ? -1 : d;
     }
 }
 
-/* ---- the formulas as printed ---- */
+/* ---- the formulas as printed ----
+ *
+ * Nothing is shared with the items above, on purpose: a mistake would have to be made twice. */
 
 static double loss_bce_ref(const double *x, const double *t, const double *params) {
     (void)params;
@@ -139,7 +149,9 @@ static double loss_smooth_l1_ref(const double *x, const double *t, const double 
     return sum;
 }
 
-/* ---- test cases ---- */
+/* ---- test cases ----
+ *
+ * Away from kinks (equal edges, |d| = beta), where differences and derivative need not agree. */
 
 static const double LOGITS[] = {-9, -4.595, -2, -0.5, 0, 0.25, 1, 3, 9};
 static const double TARGETS[] = {0, 1, 0.3, 0.9};
@@ -269,6 +281,7 @@ static void loss_unit(void *context, int64_t unit, int thread) {
         job->slots[unit] = sum;
 }
 
+/* Comparisons are written so that NaN fails them. */
 dd_status dd_loss_check(const dd_loss *loss, const double *params) {
     for (int k = 0; k < loss->n_params; k++) {
         /* A focal alpha below 0 means "no balance"; every other parameter is 0 or more. */
@@ -293,6 +306,7 @@ dd_status dd_loss_run(const dd_loss *loss, int64_t n, const double *x, const dou
     int64_t units = (n + SLOT - 1) / SLOT;
     params = params ? params : loss->defaults;
     DD_TRY_DONE(dd_loss_check(loss, params));
+    /* Threads write one sum a slot; they are added in order below. */
     if (reduction != DD_REDUCE_NONE)
         DD_TRY_DONE(dd_alloc_array((size_t)units, sizeof *slots, &slots));
     loss_job job = {.loss = loss,
