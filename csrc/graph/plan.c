@@ -151,6 +151,27 @@ static void read_relu_results(dd_graph *g) {
 /* ---- records
  * ---------------------------------------------------------------------------------------------- */
 
+/* A gradient folded to the shape that it has already is the gradient itself. */
+static void drop_folds(dd_plan *plan) {
+    dd_graph *g = plan->graph;
+    for (size_t i = 0; i < g->n_nodes; i++) {
+        const dd_node *n = &g->nodes[i];
+        if (n->op != &dd_op_reduce || n->backward || n->n_in != 2 ||
+            !dd_type_equal(&plan->values[n->in[0]].type, &plan->values[n->out[0]].type))
+            continue;
+        plan->taken[i] = true;
+        int from = n->out[0], to = n->in[0];
+        for (size_t k = i + 1; k < g->n_nodes; k++)
+            for (int j = 0; j < g->nodes[k].n_in; j++)
+                if (g->nodes[k].in[j] == from)
+                    g->nodes[k].in[j] = to;
+        for (size_t k = 0; k < g->n_gradients; k++)
+            if (g->gradients[k].value == from)
+                g->gradients[k].value = to;
+        g->nodes[i].n_in = 0; /* reads nothing any more */
+    }
+}
+
 static dd_status record_convs(dd_plan *plan, const dd_store *store) {
     const dd_graph *g = plan->graph;
     for (size_t i = 0; i < g->n_nodes; i++) {
@@ -413,8 +434,9 @@ dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *in
     DD_TRY_DONE(dd_graph_copy(g, &plan->graph));
     read_relu_results(plan->graph);
     DD_TRY_DONE(init_values(plan, s, inputs));
-    DD_TRY_DONE(find_readers(plan));
     DD_TRY_DONE(dd_alloc_array(g->n_nodes + 1, sizeof(bool), &plan->taken));
+    drop_folds(plan);
+    DD_TRY_DONE(find_readers(plan));
     DD_TRY_DONE(dd_alloc_array(g->n_nodes + 1, sizeof(bool), &plan->view));
     DD_TRY_DONE(dd_alloc_array(g->n_nodes + 1, sizeof(int), &plan->conv_of));
     DD_TRY_DONE(dd_alloc_array(g->n_nodes + 1, sizeof(int), &plan->norm_of));

@@ -34,7 +34,7 @@ static void *base_of(const dd_plan *plan, const dd_binding *b, const dd_pvalue *
     case DD_AT_SEED:
         return b->seeds && b->seeds[v->index].data ? b->seeds[v->index].data : plan->zero_seed;
     case DD_AT_VECTOR:
-        return plan->vectors + v->offset;
+        return (char *)plan->vectors + v->offset;
     case DD_AT_NONE:
         break;
     }
