@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepseek_det import _core, losses
+from deepseek_det import _core, losses, ops
 from deepseek_det.anchors import assign, detector_anchors
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.npz"
@@ -416,6 +416,34 @@ def test_criterion_refuses_bad_input(case):
     call, text = BAD_SCENES[case]
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Scene().loss(),
+        lambda: losses.focal_loss(np.zeros(9), np.zeros(9)),
+        lambda: assign(*(getattr(Scene(), k) for k in ("anchors", "boxes", "labels"))),
+        lambda: ops.nms([[0, 0, 1, 1]], [1], 0.5),
+        lambda: ops.soft_nms([[0, 0, 1, 1]], [1]),
+        lambda: ops.detect(np.zeros((1, 1, 1)), np.zeros((1, 1, 4)), [[0, 0, 8, 8]], [[1] * 5]),
+    ],
+    ids=["detection_loss", "focal_loss", "assign", "nms", "soft_nms", "detect"],
+)
+def test_a_failed_allocation_is_a_memory_error_and_leaks_nothing(call):
+    call()  # threads and modules are there
+    live = _core._alloc_live()
+    for n in range(1, 20):
+        _core._alloc_fail_at(n)
+        try:
+            call()
+        except MemoryError:
+            continue
+        finally:
+            _core._alloc_fail_at(0)
+            assert _core._alloc_live() == live
+        break
+    assert 1 < n < 20
 
 
 def test_docstrings_run():
