@@ -87,13 +87,15 @@ static void match_detection(const job *j, const dd_coco_group *group, const work
         bool outside = area < j->p->area[2 * a] || area > j->p->area[2 * a + 1];
         const uint8_t *ignore = w->ignore + a * G;
         uint8_t *fate = j->fates + ((size_t)d * (size_t)j->p->n_area + a) * T;
+        memset(fate, outside ? IGNORED : 0, T);
+        if (!n_candidates)
+            continue;
         for (size_t t = 0; t < T; t++) {
             uint8_t *taken = w->taken + (a * T + t) * G;
             int64_t m =
                 best_candidate(w->candidates, n_candidates, j->bound[t], false, ignore, taken);
             if (m < 0)
                 m = best_candidate(w->candidates, n_candidates, j->bound[t], true, ignore, taken);
-            fate[t] = outside ? IGNORED : 0;
             if (m < 0)
                 continue;
             bool blank = in->object_blank && in->object_blank[objects[m]];
@@ -212,6 +214,19 @@ static int64_t count_objects(const job *j, int64_t k, int64_t a) {
     return count;
 }
 
+/* The curves of (k, a, m - 1) are those of (k, a, m), too: no image has more detections. */
+static void copy_curves(const job *j, place at) {
+    for (size_t t = 0; t < (size_t)j->p->n_iou; t++) {
+        double *recall = j->recall + at.recall + t * at.recall_t;
+        recall[0] = recall[-1];
+        for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
+            size_t i = at.precision + t * at.precision_t + r * at.precision_r;
+            j->precision[i] = j->precision[i - 1];
+            j->scores[i] = j->scores[i - 1];
+        }
+    }
+}
+
 /* A unit is a (class, area range). */
 static void accumulate_unit(void *context, int64_t unit, int thread) {
     const job *j = context;
@@ -223,13 +238,19 @@ static void accumulate_unit(void *context, int64_t unit, int thread) {
     double *pr = rc + j->order.most_detections;
     uint32_t *list = (uint32_t *)(void *)(pr + j->order.most_detections);
     uint32_t begin = j->order.class_detections[k], end = j->order.class_detections[k + 1];
+    size_t before = 0;
     for (int64_t m = 0; m < j->p->n_max_det; m++) {
         size_t n = 0; /* the class's detections that are among the best of their image */
         for (uint32_t i = begin; i < end; i++)
             if (j->order.rank[j->order.best_first[i]] < j->p->max_det[m])
                 list[n++] = j->order.best_first[i];
+        if (m && n == before) {
+            copy_curves(j, place_of(j, k, a, m));
+            continue;
+        }
         for (int64_t t = 0; t < j->p->n_iou; t++)
             fill_curve(j, list, n, a, t, (double)n_objects, rc, pr, place_of(j, k, a, m));
+        before = n;
     }
 }
 
