@@ -112,8 +112,10 @@ typedef struct dd_op {
     /* Appends gradient nodes by itself (conv, batch_norm, unary, binary); NULL: one backward node,
      * or no gradient where backward is NULL too. See graph/autodiff.h. */
     dd_status (*grad)(struct dd_graph *, int node, const int *dout, int *din);
-    /* Rows of input `input` that output rows `out` need; NULL: needs the whole map. */
-    dd_status (*window)(const struct dd_node *, dd_range out, int input, dd_range *in);
+    /* Rows (axis 1) of input `input` that output rows `out` need, clipped to the map; NULL: needs the
+     * whole map. */
+    dd_status (*window)(const struct dd_node *, const dd_type *in, dd_range out, int input,
+                        dd_range *rows);
     void (*channels)(const struct dd_node *, dd_channel_ids *);        /* NULL: locks */
     enum dd_qrule quant;
     int64_t (*macs)(const struct dd_node *, const dd_type *in);        /* NULL: 0 */
