@@ -1,7 +1,7 @@
 """The demo's data set: drawn objects on textured backgrounds, a pure function of its seed.
 
 Six classes (disk, square, triangle, star, ring, cross), turned, in any colour that stands off its
-surroundings, from about 20 to 150 pixels on 320x320 images, overlapping, cut by the border, with
+surroundings, from about 20 to 160 pixels on 320x320 images, overlapping, cut by the border, with
 noise, blur and uneven light. Lines and specks that belong to no class lie between them.
 
 Boxes are honest: the extent of the pixels that are really visible, measured at four times the
@@ -30,7 +30,7 @@ from deepseek_det.errors import Error
 CLASSES = ("disk", "square", "triangle", "star", "ring", "cross")
 SIZE_PX = 320
 OVERSAMPLE = 4
-SIDES_PX = (20.0, 150.0)
+SIDES_PX = (24.0, 160.0)
 MIN_VISIBLE = 0.6
 FRACTIONS = {"val": 0.10, "test": 0.15}
 QUALITY = 92
