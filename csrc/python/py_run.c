@@ -36,8 +36,7 @@ static int take_one(PyObject *object, const dd_type *type, const char *name, PyO
     if (!fits) {
         PyObject *want = dd_py_shape(type), *have = PyObject_GetAttrString((PyObject *)a, "shape");
         PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "'%s': shape %V came, %V is needed", name, have, "another",
-                     want, "another");
+        PyErr_Format(PyExc_ValueError, "'%s': shape %S came, %S is needed", name, have, want);
         Py_XDECREF(want);
         Py_XDECREF(have);
         Py_DECREF((PyObject *)a);

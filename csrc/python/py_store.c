@@ -233,8 +233,8 @@ static PyObject *store_set(PyObject *self, PyObject *args) {
     if (!fits) {
         PyObject *want = dd_py_shape(&e->type), *have = PyObject_GetAttrString(object, "shape");
         PyErr_Clear();
-        PyErr_Format(PyExc_ValueError, "store: '%s' of shape %V came, %S is needed", name, have,
-                     "another", want);
+        PyErr_Format(PyExc_ValueError, "store: '%s' of shape %S came, %S is needed", name, have,
+                     want);
         Py_XDECREF(want);
         Py_XDECREF(have);
     } else {
