@@ -94,14 +94,18 @@ def test_coco_roboflow_export_is_recognised(tmp_path: Path) -> None:
 
 
 def test_coco_single_json_with_images(tmp_path: Path) -> None:
-    file = tmp_path / "labels.json"
-    file.write_text(coco_text([A()]))
     write_image(tmp_path / "elsewhere" / "a.jpg")
-    for split in ("train", "val", "test"):
-        data = load(file, split, images=tmp_path / "elsewhere")
-        assert len(data) == 1 and data.split == split
-    with pytest.raises(Error, match="no usable image"):
-        load(file)
+    for name, split in (("labels.json", "train"), ("instances_val2017.json", "val")):
+        file = tmp_path / name
+        file.write_text(coco_text([A()]))
+        assert splits(file) == [split]
+        for asked in {"train", split}:
+            data = load(file, asked, images=tmp_path / "elsewhere")
+            assert len(data) == 1 and data.split == asked
+        with pytest.raises(Error, match=f"no split 'test'; there is: {split}"):
+            load(file, "test", images=tmp_path / "elsewhere")
+        with pytest.raises(Error, match="no usable image"):
+            load(file)
 
 
 def test_coco_two_years_need_the_full_name(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Layout:
             if path.suffix.lower() != ".json":
                 return None
             root = path.parent.parent if path.parent.name == "annotations" else path.parent
-            return cls(root, {_split_of(path): path}, images)
+            return cls(root, {split_name(_split_of(path)): path}, images)
         if not path.is_dir():
             return None
         folders = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}

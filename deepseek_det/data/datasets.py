@@ -183,10 +183,11 @@ def load(
 ) -> Dataset:
     """Reads one split of a data set in VOC, COCO or YOLO layout; the layout is found by itself.
 
-    path: folder, data.yaml or COCO json. split: its name; a single json answers to every name.
-    strict: refuse the data set where anything would be left out. images: folder of the images,
-    where the layout does not say it. names: class names that replace those of the data, in this
-    order; other classes become defects. voc_one_based: overrides what the VOC files say.
+    path: folder, data.yaml or COCO json. split: its name; a single json is the split that its file
+    name states (`instances_val2017.json`: val), and "train", the default, as well. strict: refuse
+    the data set where anything would be left out. images: folder of the images, where the layout
+    does not say it. names: class names that replace those of the data, in this order; other
+    classes become defects. voc_one_based: overrides what the VOC files say.
     Raises `Error` for an unknown layout, a missing or empty split, and what `strict` refuses.
 
     >>> import tempfile
@@ -216,7 +217,7 @@ def _load(
     """`load` after its arguments' types are checked; may raise OSError where reading fails."""
     layout = recognise(path, images)
     present = layout.splits()
-    if path.is_file() and len(present) == 1 and layout.format == "coco":
+    if path.is_file() and layout.format == "coco" and split == "train":
         source = present[0]
     else:
         source = yolo.ALIASES.get(split, split) if split not in present else split
