@@ -95,7 +95,7 @@ def test_coco_roboflow_export_is_recognised(tmp_path: Path) -> None:
 
 def test_coco_single_json_with_images(tmp_path: Path) -> None:
     write_image(tmp_path / "elsewhere" / "a.jpg")
-    for name, split in (("labels.json", "train"), ("instances_val2017.json", "val")):
+    for name, split in (("my_labels.json", "train"), ("instances_val2017.json", "val")):
         file = tmp_path / name
         file.write_text(coco_text([A()]))
         assert splits(file) == [split]

@@ -49,7 +49,7 @@ class Layout:
             if path.suffix.lower() != ".json":
                 return None
             root = path.parent.parent if path.parent.name == "annotations" else path.parent
-            return cls(root, {split_name(_split_of(path)): path}, images)
+            return cls(root, {_only_split(path): path}, images)
         if not path.is_dir():
             return None
         folders = {p.name.lower(): p for p in sorted(path.iterdir()) if p.is_dir()}
@@ -64,6 +64,8 @@ class Layout:
             found = sorted([*path.glob("instances_*.json"), *path.glob(ROBOFLOW)])
         if not found:
             return None
+        if len(found) == 1:
+            return cls(path, {_only_split(found[0]): found[0]}, images)
         files: dict[str, Path] = {}
         short = [split_name(_split_of(p)) for p in found]
         for file, name in zip(found, short, strict=True):
@@ -136,6 +138,12 @@ def _split_of(file: Path) -> str:
         return file.parent.name
     name = file.stem.removeprefix("instances_")
     return name if name not in ("default", "instances", "annotations") else "train"
+
+
+def _only_split(file: Path) -> str:
+    """The split of a file that has no others beside it: "train" unless its name is another's."""
+    name = split_name(_split_of(file))
+    return name if name in SPLITS else "train"
 
 
 def _take_defects(path: Path, file: _core._CocoFile, intake: Intake) -> None:
