@@ -1,3 +1,18 @@
+/* Matching and accumulation.
+ *
+ * pycocotools makes a matrix of IoUs for each (class, image), then walks it once for each area
+ * range and threshold. Here a detection is the outer loop: its IoUs are worked out once, those
+ * below every threshold are forgotten (nearly all), and the 40 combinations look at the few
+ * candidates that are left. That gives the same matches, since the combinations do not see each
+ * other and each one still meets its detections best first; and it needs no matrix, so a crowded
+ * image costs G, not D x G.
+ *
+ * The objects that count come first in pycocotools' order, the ignored ones after them, and its
+ * loop stops at the first ignored object once it has a match. Two passes over the candidates, first
+ * the ones that count, then the ignored ones, are the same thing without sorting.
+ *
+ * Both stages are cut into units whose results do not depend on the thread: a unit of matching
+ * writes the fates of its own detections, a unit of accumulation its own curves. */
 #include "evaluate/coco.h"
 
 #include <math.h>
@@ -66,6 +81,7 @@ typedef struct workspace {
     uint8_t *taken;        /* (A, T, G); stays 0 for crowds */
 } workspace;
 
+/* The thread's part of the scratch, laid out for the largest group. */
 static workspace workspace_of(const job *j, int thread) {
     size_t most = j->order.most_objects;
     unsigned char *base = j->scratch + (size_t)thread * j->scratch_bytes;
@@ -84,6 +100,7 @@ static void match_detection(const job *j, const dd_coco_group *group, const work
     const double *box = in->detection_box + 4 * (size_t)j->order.detections[d];
     double area = box[2] * box[3];
     for (size_t a = 0; a < (size_t)j->p->n_area; a++) {
+        /* A detection without a match is no false alarm of a size range that it is not in. */
         bool outside = area < j->p->area[2 * a] || area > j->p->area[2 * a + 1];
         const uint8_t *ignore = w->ignore + a * G;
         uint8_t *fate = j->fates + ((size_t)d * (size_t)j->p->n_area + a) * T;
@@ -99,12 +116,14 @@ static void match_detection(const job *j, const dd_coco_group *group, const work
             if (m < 0)
                 continue;
             bool blank = in->object_blank && in->object_blank[objects[m]];
+            /* A blank object is taken like any other; only its match does not show. */
             taken[m] = !in->object_crowd[objects[m]];
             fate[t] = (uint8_t)((blank ? fate[t] : MATCHED) | (ignore[m] ? IGNORED : 0));
         }
     }
 }
 
+/* All detections of one (class, image), best first, up to the largest max_det. */
 static void match_group(const job *j, const dd_coco_group *group, const workspace *w) {
     const dd_coco_input *in = j->in;
     size_t A = (size_t)j->p->n_area, T = (size_t)j->p->n_iou;
@@ -124,6 +143,7 @@ static void match_group(const job *j, const dd_coco_group *group, const workspac
         const double *box = in->detection_box + 4 * (size_t)j->order.detections[d];
         uint32_t n = 0;
         for (uint32_t g = 0; g < G; g++) {
+            /* "not below" and not "at or above": a NaN stays a candidate, as in pycocotools. */
             bool crowd = in->object_crowd[objects[g]];
             double iou = box_iou(box, in->object_box + 4 * (size_t)objects[g], crowd);
             if (!(iou < j->floor))
@@ -178,7 +198,7 @@ static void fill_curve(const job *j, const uint32_t *list, size_t n, int64_t a, 
                        double n_objects, double *rc, double *pr, place at) {
     size_t A = (size_t)j->p->n_area, T = (size_t)j->p->n_iou;
     const uint8_t *fates = j->fates + (size_t)a * T + (size_t)t;
-    double tp = 0, fp = 0;
+    double tp = 0, fp = 0; /* exact as doubles, and divided as such */
     for (size_t i = 0; i < n; i++) {
         uint8_t fate = fates[(size_t)list[i] * A * T];
         tp += fate == MATCHED;
@@ -256,6 +276,7 @@ static void accumulate_unit(void *context, int64_t unit, int thread) {
 
 /* ---- the whole ----------------------------------------------------------------------------- */
 
+/* Parameters, then the input's indices: after this nothing can be out of range. */
 static dd_status check(const dd_coco_input *in, const dd_coco_params *p) {
     if (p->n_iou < 1 || p->n_recall < 1 || p->n_area < 1 || p->n_max_det < 1)
         return dd_fail(DD_EVALUE, "coco_evaluate: a list of thresholds, area ranges or max_det is "
@@ -284,6 +305,7 @@ static dd_status make_scratch(job *j) {
     return dd_alloc_array((size_t)dd_threads(), j->scratch_bytes, &j->scratch);
 }
 
+/* Everything is allocated here, before the threads start. */
 dd_status dd_coco_evaluate(const dd_coco_input *input, const dd_coco_params *params,
                            double *precision, double *recall, double *scores) {
     dd_status status = DD_OK;

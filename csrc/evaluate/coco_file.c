@@ -1,3 +1,12 @@
+/* Reading COCO files: one pass with the JSON cursor, straight into arrays of records.
+ *
+ * A field function reads one value. Where the value is of the wrong kind it skips it, notes a
+ * defect and marks the record as unsound; the record's other fields are still read, because the
+ * text must be checked to its end anyway and a second defect is worth telling. Fatal is only what
+ * the cursor itself refuses.
+ *
+ * Memory: the file's text is the caller's. Records are kept once, in arrays that grow to the length
+ * that the bytes so far foretell, so that reading stays near twice the file's size. */
 #include "evaluate/coco_file.h"
 
 #include <math.h>
@@ -71,6 +80,7 @@ static dd_status note(reader *r, dd_coco_reason reason, const char *field, const
     return DD_OK;
 }
 
+/* A field that did not come. Its record's line is all there is to say. */
 static dd_status note_missing(reader *r, const char *field) {
     return note(r, DD_COCO_MISSING, field, "", 0);
 }
@@ -84,6 +94,7 @@ static dd_status note_value(reader *r, dd_coco_reason reason, const char *field,
     return note(r, reason, field, r->json.text + start, r->json.at - start);
 }
 
+/* A defect that was found after the pass, when only the number is left of the text. */
 static dd_status note_id(reader *r, dd_coco_reason reason, const char *field, int64_t id) {
     char text[24];
     int n = snprintf(text, sizeof text, "%lld", (long long)id);
@@ -103,6 +114,7 @@ static dd_status read_id(reader *r, const char *field, int64_t *id, bool *found)
     return status;
 }
 
+/* A number that the record needs, or may have. */
 static dd_status read_number(reader *r, const char *field, double *number, bool *found) {
     if (dd_json_peek(&r->json) != DD_JSON_NUMBER)
         return note_value(r, DD_COCO_WRONG_TYPE, field, true);
@@ -127,6 +139,8 @@ static dd_status read_side(reader *r, const char *field, int32_t *side, bool *fo
     return DD_OK;
 }
 
+/* iscrowd: COCO writes 0 and 1, some tools false and true. Another number is refused, because
+ * pycocotools would take it for a crowd and others for none. */
 static dd_status read_crowd(reader *r, bool *crowd) {
     dd_json_kind kind = dd_json_peek(&r->json);
     if (kind == DD_JSON_BOOL)
@@ -221,6 +235,8 @@ static dd_status begin_record(reader *r) {
     return dd_json_object(&r->json);
 }
 
+/* An image. Only its id is vital: evaluation needs no size, and a data set reader finds size and
+ * file by itself, so a wrong one is a defect that leaves the record in. */
 static dd_status read_image(reader *r) {
     dd_coco_image image = {.line = (uint32_t)r->line, .index = (uint32_t)r->index};
     bool has_id = false, has_width = false, has_height = false, has_name = false, more;
@@ -254,6 +270,7 @@ static dd_status read_image(reader *r) {
     return DD_OK;
 }
 
+/* A category. A name that is missing stays empty. */
 static dd_status read_category(reader *r) {
     dd_coco_category category = {.line = (uint32_t)r->line, .index = (uint32_t)r->index};
     bool has_id = false, has_name = false, more;
@@ -322,6 +339,7 @@ static dd_status read_annotation_field(reader *r, const dd_json_text *key, dd_co
     return DD_OK;
 }
 
+/* An annotation, or a result: all of its fields are vital but area, iscrowd and segmentation. */
 static dd_status read_annotation(reader *r) {
     dd_coco_annotation a = {.area = NAN,
                             .line = (uint32_t)r->line,
@@ -383,6 +401,7 @@ static dd_status read_section(reader *r, dd_coco_section section) {
 /* ---- ids ----------------------------------------------------------------------------------- */
 /* Each pass keeps the sound records, in order, in the front of their array. */
 
+/* Position of each image by id; the first of equals stays, as a user would see it in the file. */
 static dd_status index_images(reader *r, dd_id_map *map) {
     dd_coco_file *file = r->file;
     size_t kept = 0;
@@ -401,6 +420,7 @@ static dd_status index_images(reader *r, dd_id_map *map) {
     return DD_OK;
 }
 
+/* The same for categories. */
 static dd_status index_categories(reader *r, dd_id_map *map) {
     dd_coco_file *file = r->file;
     size_t kept = 0;
@@ -419,6 +439,8 @@ static dd_status index_categories(reader *r, dd_id_map *map) {
     return DD_OK;
 }
 
+/* Gives annotations their positions and drops those that belong nowhere. A record has one defect
+ * at the most here: the first that applies. */
 static dd_status resolve_annotations(reader *r, const dd_id_map *images,
                                      const dd_id_map *categories, dd_id_map *ids) {
     dd_coco_file *file = r->file;
@@ -462,6 +484,8 @@ done:
 
 /* ---- the file ------------------------------------------------------------------------------ */
 
+/* The root object: three sections of ours, in any order; info, licenses and the rest are skipped.
+ */
 static dd_status read_ground_truth(reader *r) {
     dd_json_text key;
     bool more;

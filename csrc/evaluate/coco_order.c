@@ -1,4 +1,9 @@
-/* All orders come from stable counting sorts and one radix sort: linear in the number of boxes. */
+/* All orders come from stable counting sorts and one radix sort: linear in the number of boxes.
+ *
+ * A stable sort keeps the order that an earlier one made among equals, so sorting by the least
+ * important key first gives any order of several keys: by image, then by score, then by class is
+ * (class, score, image, input order). The two orders of detections that the evaluator needs share
+ * the costly sort, the one by score, and part after it. */
 #include "evaluate/coco_order.h"
 
 #include <math.h>
@@ -8,6 +13,7 @@
 
 /* ---- checks -------------------------------------------------------------------------------- */
 
+/* One side of the input: ground truth, or detections, which have scores. */
 static dd_status check_side(const char *who, const int32_t *image, const int32_t *class,
                             const double *score, int64_t n, const dd_coco_input *in) {
     if (n < 0 || n > INT32_MAX)
@@ -113,6 +119,7 @@ typedef struct side {
     uint32_t *image_starts; /* (n_images + 1), scratch */
 } side;
 
+/* Lists the boxes that take part; what it made before a failure is side_free's to clean. */
 static dd_status side_make(side *s, const int32_t *image, const int32_t *class, int64_t n,
                            int64_t n_images) {
     s->image = image;
@@ -133,6 +140,7 @@ static void side_free(side *s) {
     dd_free(s->image_starts);
 }
 
+/* Stable, so the order among an image's boxes stays. */
 static void side_by_image(side *s, int64_t n_images) {
     sort_by(s->image, (size_t)n_images, &s->order, &s->spare, s->n, s->image_starts);
 }

@@ -1,3 +1,5 @@
+/* COCO's parameters and its twelve figures. A mean of thousands of doubles depends on the order of
+ * its additions, and pycocotools takes NumPy's mean; so NumPy's order is repeated here. */
 #include <math.h>
 #include <string.h>
 
@@ -80,6 +82,7 @@ static selection at_threshold(const dd_coco_params *p, double value, selection s
     return s;
 }
 
+/* One buffer serves all twelve selections. */
 dd_status dd_coco_stats(const dd_coco_params *p, int64_t n_classes, const int areas[4],
                         const double *precision, const double *recall, double stats[12]) {
     dd_status status = DD_OK;

@@ -1,3 +1,5 @@
+/* The matrix answers another question than AP, so its rule is another: a detection may take an
+ * object of a wrong class, and only confident ones are looked at. */
 #include "evaluate/confusion.h"
 
 #include <math.h>
@@ -35,6 +37,7 @@ static int64_t best_object(const dd_coco_input *in, const dd_coco_order *o,
     return best;
 }
 
+/* One image: a group of an order without classes. taken: a flag an object, cleared. */
 static void count_image(const dd_coco_input *in, const dd_coco_order *o, const dd_coco_group *group,
                         double score, double iou, uint8_t *taken, int64_t *counts) {
     int64_t K = in->n_classes;

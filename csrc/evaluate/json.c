@@ -1,3 +1,16 @@
+/* The cursor: grammar, strings, keys.
+ *
+ * Everything leans on the NUL byte behind the text: no loop compares with the end, because a NUL
+ * ends white space, digits and strings, and is no valid byte of UTF-8's continuation or of an
+ * escape. Only where a NUL was met does the code ask whether it is the end or a byte of the file.
+ *
+ * The state is the byte position and, for each open container, its bracket, whether it has an item
+ * (so that commas are due) and where its keys begin in one shared stack. Keys are kept to find
+ * duplicates: as hash and piece of the text, so an object of usual size costs no allocation once
+ * the stack has grown. Values are not kept at all.
+ *
+ * Errors are rare and final, so the line is counted then, from the beginning; `dd_json_line`, which
+ * readers call for each record, counts on from its last place. */
 #include "evaluate/json.h"
 
 #include <math.h>
@@ -30,6 +43,7 @@ dd_status dd_json_fail(dd_json *json, const char *what) {
 
 /* "came X, needed" with the byte at the cursor named. */
 static dd_status fail_needed(dd_json *json, const char *needed) {
+    /* A byte that does not print goes out as a number: messages stay one line of plain text. */
     unsigned char c = (unsigned char)json->text[json->at];
     char what[96];
     if (json->at >= json->length)
@@ -106,6 +120,8 @@ static dd_status pass_escape(dd_json *json) {
     json->at += 6;
     if (unit < 0xd800 || unit > 0xdfff)
         return DD_OK;
+    /* Half of a character beyond U+FFFF: its other half must follow. Python's json lets a lone one
+     * through, but it has no UTF-8 form, so a name with one could never be written back. */
     int low = unit <= 0xdbff && p[6] == '\\' && p[7] == 'u' ? hex4(p + 8) : -1;
     if (low < 0xdc00 || low > 0xdfff)
         return dd_json_fail(json, "a lone surrogate came in a string");
@@ -119,7 +135,7 @@ static dd_status read_string(dd_json *json, dd_json_text *out) {
     bool escaped = false;
     for (;;) {
         const unsigned char *p = (const unsigned char *)json->text + json->at;
-        const unsigned char *q = p;
+        const unsigned char *q = p; /* a run of plain characters, the common case */
         while (*q >= 0x20 && *q < 0x80 && *q != '"' && *q != '\\')
             q++;
         json->at += (size_t)(q - p);
@@ -149,7 +165,7 @@ static dd_status read_string(dd_json *json, dd_json_text *out) {
 static dd_status scan_number(dd_json *json, size_t *length, bool *whole) {
     const char *start = json->text + json->at, *p = start;
     p += *p == '-';
-    const char *digits = p;
+    const char *digits = p; /* RFC 8259: 0, or digits that do not begin with 0 */
     while (*p >= '0' && *p <= '9')
         p++;
     if (p == digits || (*digits == '0' && p > digits + 1)) {
@@ -177,7 +193,8 @@ static dd_status scan_number(dd_json *json, size_t *length, bool *whole) {
     return DD_OK;
 }
 
-/* ---- text ---------------------------------------------------------------------------------- */
+/* ---- text (checked before: these functions trust the escapes that they meet)
+ * ---------------------------------------------------------------------------------- */
 
 bool dd_json_is(const dd_json_text *text, const char *word) {
     size_t n = strlen(word);
@@ -190,6 +207,7 @@ bool dd_json_is(const dd_json_text *text, const char *word) {
            memcmp(buffer, word, n) == 0;
 }
 
+/* Writes a code point as 1 to 4 bytes. */
 static size_t put_utf8(uint32_t code, char *out) {
     if (code < 0x80) {
         out[0] = (char)code;
@@ -296,6 +314,7 @@ static dd_status fail_duplicate(dd_json *json, const dd_json_text *key) {
     return dd_json_fail(json, what);
 }
 
+/* Restores the heap below `root`: parents are not less than their children. */
 static void sift_down(dd_json_mark *marks, size_t root, size_t n) {
     for (size_t child; (child = 2 * root + 1) < n; root = child) {
         if (child + 1 < n && compare_marks(&marks[child], &marks[child + 1]) < 0)
@@ -326,6 +345,8 @@ static dd_status check_many_keys(dd_json *json, dd_json_mark *marks, size_t n) {
     return DD_OK;
 }
 
+/* Puts a key on the stack after comparing it with the object's earlier ones. The stack belongs to
+ * all open objects together; an object's part is cut off when it ends. */
 static dd_status remember_key(dd_json *json, const dd_json_text *key) {
     size_t first = json->first_key[json->depth - 1], n = json->n_keys - first;
     dd_json_mark mark = {hash_text(key), *key};
@@ -392,6 +413,7 @@ static dd_status need(dd_json *json, dd_json_kind kind) {
     return dd_json_fail(json, what);
 }
 
+/* Enters a container: the depth is limited here, so that no caller needs recursion or a guard. */
 static dd_status enter(dd_json *json, dd_json_kind kind, unsigned char bracket) {
     DD_TRY(need(json, kind));
     if (json->depth == DD_JSON_DEPTH)
@@ -437,7 +459,7 @@ static dd_status next_in(dd_json *json, char close, bool *more) {
 
 dd_status dd_json_key(dd_json *json, dd_json_text *key, bool *more) {
     DD_TRY(next_in(json, '}', more));
-    if (!*more) {
+    if (!*more) { /* the object ended: its keys go, the large object's check is due */
         size_t first = json->first_key[json->depth], n = json->n_keys - first;
         json->n_keys = first;
         return n > FEW_KEYS ? check_many_keys(json, json->keys + first, n) : DD_OK;
@@ -543,6 +565,7 @@ static dd_status skip_plain(dd_json *json, dd_json_kind kind) {
     }
 }
 
+/* Walks without recursion: the cursor's own stack says what is open. */
 dd_status dd_json_skip(dd_json *json) {
     int base = json->depth;
     do {

@@ -1,3 +1,5 @@
+/* Whole files into memory. Not mapped: a mapped file that another process cuts short kills the
+ * reader with a signal, and the parser needs its NUL byte behind the last page, too. */
 #include "evaluate/json.h"
 
 #include <errno.h>

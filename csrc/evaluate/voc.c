@@ -1,3 +1,6 @@
+/* The development kit's rules, in its order of operations. A detection looks at the object that it
+ * overlaps most, whether that is free or not: unlike COCO's rule a second detection of one object
+ * does not fall back on a neighbour. Groups and orders are COCO's (coco_order.h). */
 #include "evaluate/voc.h"
 
 #include <math.h>
@@ -31,6 +34,7 @@ static void match_group(const dd_coco_input *in, const dd_coco_order *o, const d
                 best = g;
             }
         }
+        /* A difficult object is never taken: any number of detections of it are passed over. */
         if (!(most >= iou)) {
             fates[d] = DD_VOC_FALSE;
         } else if (in->object_crowd[o->objects[best]]) {
@@ -55,6 +59,7 @@ static double area_eleven_points(const double *rc, const double *pr, size_t n) {
     return ap;
 }
 
+/* The area under the curve; pr is made monotone in place. Steps without gain in recall add zero. */
 static double area_all_points(const double *rc, double *pr, size_t n) {
     double ap = 0;
     for (size_t i = n; i-- > 1;) /* the best precision at this recall or beyond */

@@ -1,4 +1,7 @@
-/* JSON and COCO files, COCO and VOC figures, the confusion matrix. */
+/* JSON and COCO files, COCO and VOC figures, the confusion matrix.
+ *
+ * Flat arrays go in and out; the Python modules `evaluate` and `metrics` give them names. A
+ * `holder` keeps the arrays of one call, so that every way out is one release. */
 #include "python/binding.h"
 
 #include <stddef.h>
@@ -101,6 +104,8 @@ static PyObject *next_to_python(dd_json *json, PyObject *container, bool *left) 
     return !value ? NULL : json->depth > depth ? value : container;
 }
 
+/* json_parse(text, name="text"): the value as json.loads would make it, but strict. The containers
+ * that are open lie in a C array as deep as the reader goes: no recursion here either. */
 static PyObject *json_parse(PyObject *module, PyObject *args) {
     (void)module;
     const char *text, *name = "text";
@@ -150,6 +155,7 @@ static int add_column(PyObject *dict, const char *key, int typenum, int width, s
     return failed;
 }
 
+/* The address of a field of the first record; of no record at all where there is none. */
 #define COLUMN(dict, key, typenum, width, records, n, field)                                       \
     add_column(dict, key, typenum, width, n,                                                       \
                (const char *)(records) + ((records) ? offsetof_field(records, field) : 0),         \
@@ -174,6 +180,7 @@ static int add_names(PyObject *dict, const char *pool, const size_t *first, size
     return failed;
 }
 
+/* Each record type becomes a dict of columns: an array a field, a list for names. */
 static PyObject *images_to_python(const dd_coco_file *f) {
     PyObject *d = PyDict_New();
     const dd_coco_image *r = f->images;
@@ -218,6 +225,7 @@ static PyObject *annotations_to_python(const dd_coco_file *f) {
     return d;
 }
 
+/* [(section, reason, index, line, field, value)] of the defects that were kept. */
 static PyObject *defects_to_python(const dd_coco_file *f) {
     PyObject *list = PyList_New((Py_ssize_t)f->n_defects);
     for (size_t i = 0; list && i < f->n_defects; i++) {
@@ -251,6 +259,7 @@ static PyObject *counts_to_python(const dd_coco_file *f) {
     return dict;
 }
 
+/* The sections that the file has, so that a caller can tell an empty list from none. */
 static PyObject *sections_to_python(const dd_coco_file *f) {
     PyObject *list = PyList_New(0);
     for (int i = 0; list && i < DD_COCO_SECTIONS; i++) {
