@@ -236,6 +236,9 @@ BROKEN_JSON = {
     "list": "[]",
     "nan": coco_text([A()]).replace("600", "NaN"),
     "twice": '{"images": [], "images": []}',
+    "nothing": "{}",
+    "no_annotations": '{"images": [{"id": 1, "file_name": "a.jpg"}], "categories": []}',
+    "no_categories": '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}',
     "trailing": coco_text([A()]) + "x",
     "empty": "",
 }

@@ -18,6 +18,7 @@ import numpy as np
 from deepseek_det import _core
 from deepseek_det.data.records import Classes, Found, Intake, Record, Table
 from deepseek_det.data.yolo import ALIASES, SPLITS, split_name
+from deepseek_det.errors import Error
 
 ROBOFLOW = "_annotations.coco.json"
 OTHER_TASKS = ("captions_", "person_keypoints_", "stuff_", "panoptic_", "image_info_")
@@ -87,6 +88,9 @@ class Layout:
         """Records of one split, in the file's order of images."""
         path = self.files[split]
         file = _core.coco_read(path)
+        missing = [s for s in ("images", "annotations", "categories") if s not in file["sections"]]
+        if missing:
+            raise Error(f"load: {path}: no {missing[0]!r} list; a COCO ground truth has one")
         _take_defects(path, file, intake)
         names, ids = _categories(path, file, intake)
         classes = Classes(names, ids, chosen)
