@@ -94,6 +94,7 @@ V_INLINE void forward_block(const dd_depthwise *d, int k, int stride, int pixels
         for (int j = 0; j < (pixels - 1) * stride + k; j++, in += d->pitch) {
             DD_OPAQUE(in);
             vf v = V_LOAD(in, n);
+            V_KEEP(v);
             DD_UNROLL
             for (int s = 0; s < k; s++)
                 if (j >= s && (j - s) % stride == 0 && (j - s) / stride < pixels)
@@ -135,11 +136,13 @@ V_INLINE int64_t forward_blocks(const dd_depthwise d, int k, int stride, int pix
         x = forward_k##k##s##stride##x2(d, x);                                                     \
         forward_k##k##s##stride##x1(d, x);                                                         \
     }
+/* Pixels 512 bytes apart fall on eight sets of a first-level cache of 48 KB: a block of 16 for k =
+ * 5 does not fit there. */
 #if V_REGISTERS >= 32
 FORWARD_BLOCKS(3, 1, 16)
 FORWARD_BLOCKS(5, 1, 16)
 FORWARD_ROW(3, 1, forward_k3s1x16(d, 0))
-FORWARD_ROW(5, 1, forward_k5s1x16(d, 0))
+FORWARD_ROW(5, 1, d->pitch % 128 != 0 ? forward_k5s1x16(d, 0) : 0)
 #else
 FORWARD_ROW(3, 1, 0)
 FORWARD_ROW(5, 1, 0)
@@ -227,6 +230,7 @@ V_INLINE void dx_block(const dd_depthwise_dx *d, int k, int stride, int pixels, 
                 continue;
             const int j = t - before;
             vf v = V_LOAD(row + at, n);
+            V_KEEP(v);
             DD_UNROLL
             for (int s = 0; s < k; s++)
                 if (j * stride + s >= 0 && j * stride + s < pixels)
@@ -339,6 +343,7 @@ V_INLINE void dw_step(const dd_depthwise_dw *d, int k, int stride, int rows, int
         for (int j = 0; j < (pixels - 1) * stride + k; j++, in += d->pitch) {
             DD_OPAQUE(in);
             vf v = V_LOAD(in, n);
+            V_KEEP(v);
             DD_UNROLL
             for (int s = 0; s < k; s++)
                 if (j >= s && (j - s) % stride == 0 && (j - s) / stride < pixels)

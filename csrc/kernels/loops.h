@@ -22,6 +22,18 @@
  * one; with it, the next address is one addition away. */
 #define DD_OPAQUE(pointer) __asm__("" : "+r"(pointer))
 
+/* Holds a vector just loaded in a register. GCC else folds the load into every use of it: three
+ * reads of memory instead of one. */
+#if defined(DD_LEVEL_avx512)
+#define V_KEEP(v) __asm__("" : "+v"(v))
+#elif defined(DD_LEVEL_avx2)
+#define V_KEEP(v) __asm__("" : "+x"(v))
+#elif defined(DD_LEVEL_neon)
+#define V_KEEP(v) __asm__("" : "+w"(v))
+#else
+#define V_KEEP(v) ((void)(v))
+#endif
+
 /* A function that must stay a call: a rare path that would only swell the loop around it. */
 #define DD_RARE static __attribute__((noinline, unused))
 
