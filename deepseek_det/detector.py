@@ -246,6 +246,7 @@ class Detector(Model):
         return {
             **{k: v for k, v in self.meta.items() if k in ("train",)},
             "graph": self.graph.to_json(self.store),
+            "entries": checkpoint.entries(self.store),
             "names": list(self.names),
             "categories": list(self.categories),
             "model": self.model_name,
