@@ -14,9 +14,6 @@
 #define DD_UNROLL_BY_2 _Pragma("GCC unroll 2")
 #endif
 
-/* Hides where `pointer` came from: what was loaded through it before is loaded again. */
-#define DD_OPAQUE(pointer) __asm__("" : "+r"(pointer))
-
 /* Hides where a pointer came from, at no cost. Without it the compiler computes the addresses of a
  * whole tile ahead of the loop, runs out of registers and fetches them back from the stack one by
  * one; with it, the next address is one addition away. */
@@ -34,7 +31,8 @@
 #define V_KEEP(v) ((void)(v))
 #endif
 
-/* A function that must stay a call: a rare path that would only swell the loop around it. */
+/* A function that must stay a call: a rare path that would swell the loop around it, or a tile
+ * whose code needs the registers for itself. */
 #define DD_RARE static __attribute__((noinline, unused))
 
 /* The first `n` lanes; where n is the constant VL, a plain access. */

@@ -4,6 +4,7 @@
 #define DD_TESTS_KERNELS_ELEMENTWISE_H
 
 #include <math.h>
+#include <string.h>
 
 #include "check_kernels.h"
 #include "plain_activations.h"
@@ -82,6 +83,15 @@ void check_unary_backward_f32(kernel_check *k) {
         kernel_same(k, "in place", dy, dx);
         good = kernel_end(k);
     }
+    static const dd_unary timed[] = {DD_RELU, DD_HARD_SWISH, DD_SILU, DD_GELU};
+    for (size_t i = 0; k->bench && i < sizeof timed / sizeof *timed; i++) {
+        const dd_act act = plain_act(timed[i]);
+        kernel_begin(k, "bench");
+        float *x = kernel_floats(k, 4096), *dy = kernel_floats(k, 4096), *dx = kernel_twin(k, x);
+        KERNEL_BENCH(k, plain_names[act.kind], 4096.0, "Gfloat/s",
+                     k->fast->unary_backward_f32(act, x, dy, dx, 4096));
+        kernel_end(k);
+    }
 }
 
 static double plain_binary(dd_binary kind, double a, double b) {
@@ -129,6 +139,13 @@ void check_binary_f32(kernel_check *k) {
         kernel_same(k, "in place", b, y);
         good = kernel_end(k);
     }
+    for (int i = 0; k->bench && i < DD_BINARIES; i++) {
+        kernel_begin(k, "bench");
+        float *a = kernel_floats(k, 4096), *b = kernel_floats(k, 4096), *y = kernel_twin(k, a);
+        KERNEL_BENCH(k, names[i], 4096.0, "Gfloat/s",
+                     k->fast->binary_f32((dd_binary)i, a, b, y, 4096));
+        kernel_end(k);
+    }
 }
 
 void check_u8_to_f32(kernel_check *k) {
@@ -148,6 +165,14 @@ void check_u8_to_f32(kernel_check *k) {
         kernel_same(k, "y against ref", y, ref);
         kernel_close(k, "y", y, want, 1, n, n, 1e-10, 1e-7);
         good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        uint8_t *x = memset(kernel_bytes(k, 4096), 7, 4096);
+        float *y = kernel_floats(k, 4096);
+        KERNEL_BENCH(k, "4096 bytes", 4096.0, "Gfloat/s",
+                     k->fast->u8_to_f32(x, 1.0f, 0.0f, y, 4096));
+        kernel_end(k);
     }
 }
 

@@ -124,6 +124,15 @@ void check_sum_squares_f32(kernel_check *k) {
         if (!kernel_end(k))
             return;
     }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        float *x = kernel_floats(k, 16384);
+        volatile double keep = 0.0;
+        KERNEL_BENCH(k, "16384 floats", 16384.0, "Gfloat/s",
+                     keep = k->fast->sum_squares_f32(x, 16384));
+        (void)keep;
+        kernel_end(k);
+    }
 }
 
 void check_lerp_f32(kernel_check *k) {
@@ -140,6 +149,13 @@ void check_lerp_f32(kernel_check *k) {
         kernel_same(k, "average against ref", average, ref);
         kernel_close(k, "average", average, want, 1, n, n, 2e-7, 1e-6);
         good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        float *average = kernel_floats(k, 16384), *w = kernel_floats(k, 16384);
+        KERNEL_BENCH(k, "16384 floats", 16384.0, "Gfloat/s",
+                     k->fast->lerp_f32(average, w, 0.03f, 16384));
+        kernel_end(k);
     }
 }
 

@@ -84,6 +84,27 @@ void check_pool_f32(kernel_check *k) {
         kernel_close(k, "y", y, want, p.width, p.c, p.y_pitch, p.mean ? 3e-6 : 0.0, 0.0);
         good = kernel_end(k);
     }
+    for (int mean = 0; k->bench && mean < 2; mean++) {
+        kernel_begin(k, "bench");
+        const float *rows[3];
+        for (int r = 0; r < 3; r++)
+            rows[r] = kernel_floats(k, 40 * 64);
+        dd_pool p = {.rows = rows,
+                     .pitch = 64,
+                     .in_width = 40,
+                     .width = 20,
+                     .k_h = 3,
+                     .k_w = 3,
+                     .stride = 2,
+                     .pad_left = 1,
+                     .c = 64,
+                     .mean = mean != 0,
+                     .y_pitch = 64};
+        p.y = kernel_floats(k, 20 * 64);
+        KERNEL_BENCH(k, mean ? "mean 3x3 s2 c=64" : "max 3x3 s2 c=64", 9.0 * 20.0 * 64.0, "Gtap/s",
+                     k->fast->pool_f32(&p));
+        kernel_end(k);
+    }
 }
 
 void check_upsample_f32(kernel_check *k) {
@@ -112,6 +133,17 @@ void check_upsample_f32(kernel_check *k) {
         kernel_same(k, "y against ref", y, ref);
         kernel_same(k, "y", y, want);
         good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        dd_upsample u = {
+            .pitch = 64, .width = 40, .factor = 2, .c = 64, .y_pitch = 64, .base_pitch = 64};
+        u.x = kernel_floats(k, 20 * 64);
+        u.y = kernel_floats(k, 40 * 64);
+        u.base = kernel_floats(k, 40 * 64);
+        KERNEL_BENCH(k, "factor 2, added, c=64", 2.5 * 4.0 * 40.0 * 64.0, "GB/s",
+                     k->fast->upsample_f32(&u));
+        kernel_end(k);
     }
 }
 
