@@ -70,6 +70,11 @@ bool dd_is_output(const dd_plan *plan, int value) {
     return false;
 }
 
+bool dd_output_of_backward(const dd_plan *plan, size_t output) {
+    const dd_graph *g = plan->graph;
+    return g->training && g->seeds && g->seeds[output] < 0;
+}
+
 bool dd_pattern_on(const dd_plan *plan, int pattern) {
     return !(plan->options.without_patterns >> pattern & 1);
 }
@@ -168,6 +173,9 @@ static void drop_folds(dd_plan *plan) {
         for (size_t k = 0; k < g->n_gradients; k++)
             if (g->gradients[k].value == from)
                 g->gradients[k].value = to;
+        for (size_t k = 0; k < g->n_outputs; k++) /* "d:<input>" */
+            if (g->outputs[k] == from)
+                g->outputs[k] = to;
         g->nodes[i].n_in = 0; /* reads nothing any more */
     }
 }
@@ -287,9 +295,10 @@ static void find_lifetimes(dd_plan *plan) {
         for (int k = 0; k < s->n_writes; k++)
             touch(plan, s->writes[k], (int)i);
     }
-    /* Outputs that are copied live until the forward ends. */
+    /* Outputs that are copied live until the forward ends, or the backward for its own ones. */
     for (size_t i = 0; i < plan->graph->n_outputs; i++)
-        touch(plan, plan->graph->outputs[i], plan->n_forward_steps);
+        touch(plan, plan->graph->outputs[i],
+              dd_output_of_backward(plan, i) ? (int)plan->n_steps : plan->n_forward_steps);
 }
 
 static size_t value_bytes(const dd_pvalue *v) {

@@ -160,12 +160,13 @@ static dd_status run_steps(dd_plan *plan, const dd_binding *b, size_t first, siz
     return DD_OK;
 }
 
-/* Outputs that were not produced in the caller's arrays. */
-static void copy_outputs(dd_plan *plan, const dd_binding *b) {
+/* Outputs of the forward, or of the backward, that were not produced in the caller's arrays. */
+static void copy_outputs(dd_plan *plan, const dd_binding *b, bool backward) {
     for (size_t i = 0; i < plan->graph->n_outputs; i++) {
         const dd_pvalue *v = &plan->values[plan->graph->outputs[i]];
         const char *from = plan->data[plan->graph->outputs[i]];
-        if ((v->place == DD_AT_OUTPUT && v->index == (int)i) || dd_type_count(&v->type) == 0)
+        if ((v->place == DD_AT_OUTPUT && v->index == (int)i) || dd_type_count(&v->type) == 0 ||
+            dd_output_of_backward(plan, i) != backward)
             continue;
         size_t size = dd_dtype_bytes(v->type.dtype), c = (size_t)dd_type_last(&v->type) * size;
         int64_t n = v->type.rank >= 2 ? v->type.dims[0] : 1, rows = dd_type_rows(&v->type) / n;
@@ -194,7 +195,7 @@ static dd_status check_binding(const dd_plan *plan, const dd_binding *b) {
 dd_status dd_plan_forward(dd_plan *plan, const dd_binding *b) {
     DD_TRY(check_binding(plan, b));
     DD_TRY(run_steps(plan, b, 0, (size_t)plan->n_forward_steps, true));
-    copy_outputs(plan, b);
+    copy_outputs(plan, b, false);
     if (plan->graph->training)
         dd_store_touch(b->store); /* running statistics moved */
     return DD_OK;
@@ -203,7 +204,9 @@ dd_status dd_plan_forward(dd_plan *plan, const dd_binding *b) {
 dd_status dd_plan_backward(dd_plan *plan, const dd_binding *b) {
     if (!plan->graph->training)
         return dd_fail(DD_ESTATE, "plan: backward of a graph that was not differentiated");
-    return run_steps(plan, b, (size_t)plan->n_forward_steps, plan->n_steps, false);
+    DD_TRY(run_steps(plan, b, (size_t)plan->n_forward_steps, plan->n_steps, false));
+    copy_outputs(plan, b, true);
+    return DD_OK;
 }
 
 const char *dd_plan_first_nonfinite(dd_plan *plan, const dd_binding *b) {

@@ -1,0 +1,281 @@
+"""Makes ops.npz: what torch says about the operators, forward and gradients, in double precision.
+
+    python tests/golden/make_ops.py
+
+Arrays lie as in this project (activations N, H, W, C); each case below tells how torch gets them.
+Inputs and seeds are rounded to float32 before torch sees them as doubles, so the stored results
+are right to the last bit of float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+Tensors = list[torch.Tensor]
+Case = tuple[str, str, dict[str, Any], list[Any], Callable[[Tensors], Tensors]]
+
+rng = np.random.default_rng(5)
+KINKS = [-3.0, -1.0, -0.5, 0.0, 0.75, 1.0, 3.0]
+
+
+def normal(*shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def positive(*shape: int) -> np.ndarray:
+    return rng.uniform(0.3, 2, size=shape).astype(np.float32)
+
+
+def spread(*shape: int) -> np.ndarray:
+    """Small and large values of both signs, and the places where functions have kinks."""
+    x = (rng.normal(size=shape) * 10 ** rng.uniform(-3, 1, size=shape)).astype(np.float32)
+    x.reshape(-1)[: len(KINKS)] = KINKS
+    return x
+
+
+def nchw(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+def nhwc(x: torch.Tensor) -> torch.Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+def conv(x: Tensors, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensors:
+    t, l, b, r = pads
+    padded = F.pad(nchw(x[0]), (l, r, t, b))
+    bias = x[2] if len(x) > 2 else None
+    return [nhwc(F.conv2d(padded, x[1], bias, stride, 0, dilation, groups))]
+
+
+def conv_case(name: str, n: Any, o: int, k: Any, bias: bool = True, **a: Any) -> Case:
+    a = {"stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "groups": 1} | a
+    inputs = [normal(*n), ("trainable", normal(o, n[3] // a["groups"], *k) * 0.3)]
+    if bias:
+        inputs.append(("trainable", normal(o)))
+    return (name, "conv", a, inputs, lambda x: conv(x, **a))
+
+
+def batch_norm_case(name: str, shape: Any, training: bool, **a: Any) -> Case:
+    c = shape[-1]
+
+    def run(x: Tensors) -> Tensors:
+        mean, var = x[3].detach().clone(), x[4].detach().clone()
+        y = F.batch_norm(
+            nchw(x[0]) if len(shape) == 4 else x[0],
+            mean, var, x[1], x[2], training, a["momentum"], a["eps"],
+        )  # fmt: skip
+        return [nhwc(y) if len(shape) == 4 else y, mean, var]
+
+    inputs = [
+        normal(*shape) * 2 + 1,
+        ("trainable", positive(c)),
+        ("trainable", normal(c)),
+        ("state", normal(c)),
+        ("state", positive(c)),
+    ]
+    return (name, "batch_norm", a | ({} if training else {"frozen": True}), inputs, run)
+
+
+def pool(x: Tensors, kind: str, kernel: Any, stride: Any, pad: int, ceil: bool, count: bool) -> Any:
+    if kind == "max_pool":
+        return [nhwc(F.max_pool2d(nchw(x[0]), kernel, stride, pad, ceil_mode=ceil))]
+    return [nhwc(F.avg_pool2d(nchw(x[0]), kernel, stride, pad, ceil, count))]
+
+
+def pool_case(name: str, kind: str, n: Any, kernel: Any, stride: Any, pad: int, **a: Any) -> Case:
+    p = {"kernel": kernel, "stride": stride, "pads": [pad] * 4} | a
+    ceil, count = a.get("ceil_mode", False), a.get("count_pad", False)
+    return (name, kind, p, [normal(*n)], lambda x: pool(x, kind, kernel, stride, pad, ceil, count))
+
+
+def resize_case(name: str, n: Any, size: Any, scale: Any, mode: str, corners: bool = False) -> Case:
+    def run(x: Tensors) -> Tensors:
+        options = {} if mode == "nearest" else {"align_corners": corners}
+        factor = tuple(scale) if scale else None
+        target = None if scale else tuple(size)
+        return [nhwc(F.interpolate(nchw(x[0]), target, factor, mode, **options))]
+
+    p: dict[str, Any] = {"mode": mode}
+    if corners:
+        p["align_corners"] = True
+    inputs: list[Any] = [normal(*n)]
+    if scale:
+        p["scale"] = scale
+    else:
+        inputs.append(("like", normal(1, *size, 1)))
+    return (name, "resize", p, inputs, run)
+
+
+UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "identity": lambda x: x * 1,
+    "relu": F.relu,
+    "clip": lambda x: F.hardtanh(x, -0.5, 0.75),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "hard_sigmoid": F.hardsigmoid,
+    "hard_swish": F.hardswish,
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "mish": F.mish,
+    "elu": lambda x: F.elu(x, 0.8),
+    "softplus": lambda x: F.softplus(x, threshold=1e9),
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "erf": torch.erf,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "abs": torch.abs,
+    "neg": torch.neg,
+}
+PARAMETERS = {"clip": {"a": -0.5, "b": 0.75}, "leaky_relu": {"a": 0.1}, "elu": {"a": 0.8}}
+
+BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "max": torch.maximum,
+    "min": torch.minimum,
+    "pow": torch.pow,
+}
+
+
+def unary_case(kind: str) -> Case:
+    x = positive(3, 4, 13) if kind in ("log", "sqrt") else spread(3, 4, 13)
+    p = {"kind": kind} | PARAMETERS.get(kind, {})
+    return (f"unary_{kind}", "unary", p, [x], lambda t: [UNARY[kind](t[0])])
+
+
+def binary_case(kind: str, name: str, a: Any, b: Any) -> Case:
+    x, y = (positive(*a), normal(*b)) if kind == "pow" else (normal(*a), positive(*b))
+    if kind in ("max", "min"):
+        y = normal(*b)
+        y.reshape(-1)[:2] = x.reshape(-1)[:2]  # ties
+    return (f"binary_{kind}_{name}", "binary", {"kind": kind}, [x, y],
+            lambda t: [BINARY[kind](t[0], t[1])])  # fmt: skip
+
+
+def cases() -> list[Case]:
+    pad1 = [1, 1, 1, 1]
+    made = [
+        conv_case("conv_1x1", (2, 3, 5, 7), 9, (1, 1)),
+        conv_case("conv_3x3", (2, 6, 7, 5), 11, (3, 3), pads=pad1),
+        conv_case("conv_3x3_no_bias", (1, 5, 5, 8), 8, (3, 3), False, pads=pad1),
+        conv_case("conv_3x3_s2", (2, 7, 8, 3), 16, (3, 3), False, pads=pad1, stride=[2, 2]),
+        conv_case("conv_dilated", (1, 9, 8, 4), 6, (3, 3), pads=[2] * 4, dilation=[2, 2]),
+        conv_case("conv_groups", (1, 6, 5, 6), 9, (3, 3), pads=pad1, groups=3),
+        conv_case("conv_odd", (2, 8, 7, 4), 6, (3, 2), pads=[0, 2, 1, 0], stride=[2, 1],
+                  dilation=[1, 2], groups=2),  # fmt: skip
+        conv_case("conv_depthwise_3", (2, 6, 7, 9), 9, (3, 3), pads=pad1, groups=9),
+        conv_case("conv_depthwise_5", (1, 8, 7, 16), 16, (5, 5), False, pads=[2] * 4, groups=16),
+        conv_case("conv_depthwise_5_s2", (1, 9, 8, 12), 12, (5, 5), False, pads=[2] * 4,
+                  stride=[2, 2], groups=12),  # fmt: skip
+        batch_norm_case("batch_norm", (3, 4, 5, 7), True, eps=1e-5, momentum=0.1),
+        batch_norm_case("batch_norm_rows", (9, 6), True, eps=1e-3, momentum=0.03),
+        batch_norm_case("batch_norm_frozen", (2, 3, 5, 8), False, eps=1e-3, momentum=0.1),
+        pool_case("max_pool", "max_pool", (2, 7, 6, 5), [3, 3], [2, 2], 1),
+        pool_case("max_pool_5", "max_pool", (1, 6, 7, 8), [5, 5], [1, 1], 2),
+        pool_case("max_pool_ceil", "max_pool", (1, 8, 9, 3), [3, 2], [2, 3], 1, ceil_mode=True),
+        pool_case("avg_pool", "avg_pool", (2, 6, 8, 5), [2, 2], [2, 2], 0),
+        pool_case("avg_pool_inside", "avg_pool", (1, 7, 6, 4), [3, 3], [2, 2], 1),
+        pool_case("avg_pool_pads", "avg_pool", (1, 7, 6, 4), [3, 3], [2, 2], 1, count_pad=True),
+        pool_case("avg_pool_ceil", "avg_pool", (1, 8, 6, 4), [3, 3], [2, 2], 1, count_pad=True,
+                  ceil_mode=True),  # fmt: skip
+        ("avg_pool_global", "avg_pool", {}, [normal(2, 4, 5, 6)],
+         lambda x: [x[0].mean((1, 2), keepdim=True)]),
+        resize_case("resize_nearest", (2, 3, 4, 5), None, [2.0, 2.0], "nearest"),
+        resize_case("resize_nearest_like", (1, 5, 3, 4), (7, 8), None, "nearest"),
+        resize_case("resize_bilinear", (1, 3, 5, 4), None, [2.0, 1.5], "bilinear"),
+        resize_case("resize_bilinear_like", (1, 6, 5, 3), (4, 9), None, "bilinear"),
+        resize_case("resize_corners", (1, 4, 5, 3), (9, 3), None, "bilinear", True),
+        ("softmax", "softmax", {"axis": -1}, [normal(3, 4, 7) * 4], lambda x: [x[0].softmax(-1)]),
+        ("softmax_axis", "softmax", {"axis": 1}, [normal(2, 5, 3)], lambda x: [x[0].softmax(1)]),
+        ("layer_norm", "layer_norm", {"eps": 1e-5},
+         [normal(2, 3, 9), ("trainable", positive(9)), ("trainable", normal(9))],
+         lambda x: [F.layer_norm(x[0], (9,), x[1], x[2], 1e-5)]),
+        ("linear", "matmul", {"transpose_b": True},
+         [normal(2, 3, 5), ("trainable", normal(7, 5)), ("trainable", normal(7))],
+         lambda x: [F.linear(x[0], x[1], x[2])]),
+        ("matmul_batched", "matmul", {"transpose_a": True}, [normal(2, 3, 5, 4), normal(2, 3, 5, 6)],
+         lambda x: [x[0].transpose(-1, -2) @ x[1]]),
+        ("matmul_shared", "matmul", {}, [normal(3, 5), normal(4, 5, 2)], lambda x: [x[0] @ x[1]]),
+        ("reduce_mean", "reduce", {"kind": "mean", "axes": [1, 2], "keepdims": True},
+         [normal(2, 3, 4, 5)], lambda x: [x[0].mean((1, 2), keepdim=True)]),
+        ("reduce_sum", "reduce", {"kind": "sum"}, [normal(3, 4, 5)], lambda x: [x[0].sum()]),
+        ("reduce_max", "reduce", {"kind": "max", "axes": [-1]}, [normal(3, 4, 5).round()],
+         lambda x: [x[0].amax(-1)]),
+        ("reduce_min", "reduce", {"kind": "min", "axes": [0, 2]}, [normal(3, 4, 5)],
+         lambda x: [x[0].amin((0, 2))]),
+        ("concat", "concat", {"axis": -1}, [normal(2, 3, 4, 5), normal(2, 3, 4, 8)],
+         lambda x: [torch.cat(x, -1)]),
+        ("split", "split", {"axis": -1, "sizes": [3, 6]}, [normal(2, 3, 4, 9)],
+         lambda x: list(x[0].split([3, 6], -1))),
+        ("slice", "slice", {"starts": [1, -2], "ends": [9, 0], "axes": [1, 2], "steps": [2, -1]},
+         [normal(2, 6, 5, 3)], lambda x: [x[0][:, 1:9:2].flip(2)[:, :, 1:4]]),
+        ("pad", "pad", {"before": [0, 1, 0, 2], "after": [0, 2, 1, 0], "value": 0.5},
+         [normal(2, 3, 4, 5)], lambda x: [F.pad(x[0], (2, 0, 0, 1, 1, 2), value=0.5)]),
+        ("transpose", "transpose", {"perm": [0, 3, 1, 2]}, [normal(2, 3, 4, 5)],
+         lambda x: [nchw(x[0])]),
+        ("reshape", "reshape", {"shape": [0, -1, 6]}, [normal(2, 3, 4, 12)],
+         lambda x: [x[0].reshape(2, -1, 6)]),
+        ("expand", "expand", {"shape": [2, 3, 4, 5]}, [normal(2, 1, 1, 5)],
+         lambda x: [x[0].expand(2, 3, 4, 5)]),
+        ("depth_to_space", "depth_to_space", {"block": 2}, [normal(2, 3, 4, 12)],
+         lambda x: [nhwc(F.pixel_shuffle(nchw(x[0].reshape(2, 3, 4, 4, 3).transpose(3, 4)
+                                              .reshape(2, 3, 4, 12)), 2))]),
+        ("channel_shuffle", "channel_shuffle", {"groups": 3}, [normal(2, 3, 4, 12)],
+         lambda x: [nhwc(F.channel_shuffle(nchw(x[0]), 3))]),
+    ]  # fmt: skip
+    made += [unary_case(kind) for kind in UNARY]
+    made += [binary_case(kind, "same", (2, 3, 5), (2, 3, 5)) for kind in BINARY]
+    made += [binary_case(k, "channels", (2, 3, 4, 7), (7,)) for k in ("add", "sub", "mul", "div")]
+    made += [binary_case(k, "squeeze", (2, 1, 1, 7), (2, 3, 4, 7)) for k in ("add", "mul", "max")]
+    return made
+
+
+def main() -> None:
+    arrays: dict[str, np.ndarray] = {}
+    table: list[dict[str, Any]] = []
+    for name, op, params, inputs, run in cases():
+        given = [i if isinstance(i, tuple) else ("input", i) for i in inputs]
+        roles = [role for role, _ in given]
+        arrays |= {f"{name}/in{k}": a.astype(np.float32) for k, (_, a) in enumerate(given)}
+        tensors = [
+            torch.tensor(arrays[f"{name}/in{k}"], dtype=torch.float64)
+            .requires_grad_(role in ("input", "trainable"))
+            for k, role in enumerate(roles)
+        ]  # fmt: skip
+        outputs = run([t for t, role in zip(tensors, roles, strict=True) if role != "like"])
+        after = outputs[1:] if op == "batch_norm" else []
+        outputs = outputs[: len(outputs) - len(after)]
+        total = torch.zeros((), dtype=torch.float64)
+        for k, y in enumerate(outputs):
+            seed = normal(*y.shape)
+            arrays[f"{name}/out{k}"] = y.detach().numpy().astype(np.float32)
+            arrays[f"{name}/seed{k}"] = seed
+            total = total + (y * torch.tensor(seed, dtype=torch.float64)).sum()
+        total.backward()
+        for k, t in enumerate(tensors):
+            if t.grad is not None:
+                arrays[f"{name}/d{k}"] = t.grad.numpy().astype(np.float32)
+        for k, t in enumerate(after):  # running statistics
+            arrays[f"{name}/after{k + 3}"] = t.numpy().astype(np.float32)
+        table.append({"name": name, "op": op, "params": params, "roles": roles})
+    arrays["cases"] = np.array(json.dumps(table))
+    path = Path(__file__).with_name("ops.npz")
+    np.savez_compressed(path, **arrays)
+    print(
+        f"{path.name}: {len(table)} cases, torch {torch.__version__}, {path.stat().st_size} bytes"
+    )
+
+
+if __name__ == "__main__":
+    main()
