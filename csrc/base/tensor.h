@@ -13,6 +13,7 @@
 #include "base/error.h"
 
 #define DD_MAX_RANK 6
+#define DD_MAX_NAME 400 /* bytes of a name, of entries and of graphs' parts: a file's limit too */
 
 typedef enum dd_dtype { DD_F32 = 0, DD_F16, DD_BF16, DD_U8, DD_S8, DD_S32, DD_DTYPES } dd_dtype;
 

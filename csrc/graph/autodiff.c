@@ -13,6 +13,10 @@
 #include "base/memory.h"
 #include "ops/params.h"
 
+const dd_node *dd_grad_of(const dd_graph *g, int node) {
+    return &g->nodes[node];
+}
+
 dd_status dd_grad_node(dd_graph *g, const char *op, const char *name, const void *params,
                        const int *in, int n_in, int *out, int n_out) {
     int made;

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/tensor.h"
 #include "graph/store.h"
+#include "ops/node.h"
 #include "ops/op.h"
 
 typedef enum dd_value_kind {
@@ -31,21 +32,6 @@ typedef struct dd_value {
     dd_type type;       /* INPUT */
 } dd_value;
 
-typedef struct dd_node {
-    const dd_op *op;
-    bool backward;    /* runs op->backward; see below */
-    bool training;    /* forward node of a training graph: its saved values follow its outputs */
-    int n_in, n_out;  /* n_out counts saved values too */
-    int n_saved;
-    int *in, *out;    /* value ids; -1: absent or unwanted */
-    void *params;     /* op->params_size bytes, owned */
-    char *name;       /* "backbone.stage1.0.expand.conv" */
-    /* A backward node's inputs are the forward node's [in, out, saved, gradients of out] in this
-     * order, forward_in + forward_out + n_saved + forward_out of them; its outputs are the
-     * gradients of in. */
-    int forward_in, forward_out;
-} dd_node;
-
 /* A gradient of a training graph: value `value` is added to the store's gradient of `entry`. */
 typedef struct dd_gradient {
     int value, entry;
@@ -54,13 +40,13 @@ typedef struct dd_gradient {
 typedef struct dd_graph {
     dd_value *values;
     dd_node *nodes;
-    int *inputs, *outputs;    /* value ids */
+    int *inputs, *outputs; /* value ids */
     char **output_names;
-    int *seeds;               /* training: value id of each output's seed */
-    dd_gradient *gradients;   /* training */
+    int *seeds;             /* training: value id of each output's seed */
+    dd_gradient *gradients; /* training */
     size_t n_values, n_nodes, n_inputs, n_outputs, n_gradients;
     size_t values_capacity, nodes_capacity, inputs_capacity, outputs_capacity, gradients_capacity;
-    int n_forward;            /* nodes before the backward ones; n_nodes where there are none */
+    int n_forward; /* nodes before the backward ones; n_nodes where there are none */
     bool training;
 } dd_graph;
 
@@ -70,7 +56,8 @@ dd_status dd_graph_copy(const dd_graph *from, dd_graph **to);
 
 /* Each adds a value and gives its id. Names are copied. */
 dd_status dd_graph_input(dd_graph *g, const char *name, const dd_type *type, int *value);
-dd_status dd_graph_entry(dd_graph *g, const dd_store *s, int entry, int *value); /* the same id twice */
+dd_status dd_graph_entry(dd_graph *g, const dd_store *s, int entry,
+                         int *value); /* the same id twice */
 /* A node; `params` (copied) may be NULL for the initial ones. Its output values get the ids
  * out[0..*n_out-1]; n_outputs is asked for where the operator leaves it open (split), else 0. */
 dd_status dd_graph_node(dd_graph *g, const dd_op *op, const char *name, const void *params,
@@ -84,7 +71,8 @@ dd_status dd_graph_node_append(dd_graph *g, const dd_node *shape, const char *na
 /* Types of all values (n_values of them, caller's memory; rank -1 where a value has none) for the
  * given input types; names the node on failure. An input of u8 may be given as f32: dequantize
  * passes floats through. */
-dd_status dd_graph_infer(const dd_graph *g, const dd_store *s, const dd_type *inputs, dd_type *types);
+dd_status dd_graph_infer(const dd_graph *g, const dd_store *s, const dd_type *inputs,
+                         dd_type *types);
 
 /* For executors: the types of a node's inputs out of those of all values, and the types of its
  * n_out outputs from them (in: at most 3 · DD_MANY + DD_MAX_SAVED, out: 2 · DD_MANY). */

@@ -8,8 +8,6 @@
 #include "base/error.h"
 #include "base/tensor.h"
 
-#define DD_MAX_NAME 400 /* bytes of a name, of entries and of graphs' parts: a file's limit too */
-
 typedef enum dd_role { DD_TRAINABLE = 0, DD_STATE, DD_CONSTANT } dd_role;
 
 typedef struct dd_entry {

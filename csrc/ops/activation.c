@@ -4,8 +4,8 @@
 
 #include <math.h>
 
-#include "graph/autodiff.h"
-#include "graph/channels.h"
+#include "ops/grad.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
 #include "ops/walk.h"
 
@@ -194,7 +194,7 @@ static dd_status dx_forward(const dd_op_args *args) {
 
 static dd_status unary_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
-    const dd_node n = g->nodes[node];
+    const dd_node n = *dd_grad_of(g, node);
     int in[2] = {dout[0], n.in[0]};
     return dd_grad_node(g, "unary_dx", dd_grad_name(name, "dx", n.name), n.params, in, 2, &din[0],
                         1);

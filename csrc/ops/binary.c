@@ -7,9 +7,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "graph/autodiff.h"
-#include "graph/channels.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/grad.h"
 #include "ops/walk.h"
 
 static const char *const kind_names[] = {
@@ -229,7 +229,7 @@ static dd_status times(dd_graph *g, const char *name, int gradient, int other, i
 
 static dd_status binary_grad(dd_graph *g, int node, const int *dout, int *din) {
     char text[DD_MAX_NAME + 1];
-    const dd_node n = g->nodes[node];
+    const dd_node n = *dd_grad_of(g, node);
     int64_t kind = ((const dd_binary_params *)n.params)->kind;
     dd_unary_params neg = {.kind = DD_NEG};
     if (kind >= DD_BINARIES) {

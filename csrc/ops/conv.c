@@ -7,9 +7,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "graph/autodiff.h"
-#include "graph/channels.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/grad.h"
 #include "ops/walk.h"
 
 static const dd_field conv_fields[] = {
@@ -286,7 +286,7 @@ static dd_status dw_forward(const dd_op_args *a) {
 
 static dd_status conv_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
-    const dd_node n = g->nodes[node];
+    const dd_node n = *dd_grad_of(g, node);
     int bias = n.n_in > 2 ? din[2] : 0, out[2], made;
     if (din[0] == 1) {
         int in[3] = {dout[0], n.in[1], n.in[0]};

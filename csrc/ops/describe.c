@@ -4,7 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "graph/graph.h"
+#include "ops/node.h"
 
 const char *const dd_unary_names[] = {"identity",   "relu",    "clip", "leaky_relu", "hard_sigmoid",
                                       "hard_swish", "sigmoid", "silu", "mish",       "elu",

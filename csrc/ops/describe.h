@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "graph/store.h"
 #include "ops/op.h"
 #include "ops/params.h"
 

@@ -3,9 +3,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 /* Copies between `part` and the box of `whole` that begins `before` positions along `axis`. */

@@ -2,9 +2,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 static const dd_field ln_fields[] = {DD_FLOAT(dd_layer_norm_params, eps, 1e-5), DD_END};

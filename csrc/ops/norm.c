@@ -3,10 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "graph/autodiff.h"
-#include "graph/channels.h"
 #include "ops/activation.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/grad.h"
 #include "ops/walk.h"
 
 /* ---- batch norm ---------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ static dd_status dx_forward(const dd_op_args *a) {
 
 static dd_status bn_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
-    const dd_node n = g->nodes[node];
+    const dd_node n = *dd_grad_of(g, node);
     const dd_batch_norm_params *p = n.params;
     int mean = n.out[n.n_out - 2], rstd = n.out[n.n_out - 1];
     int in[8] = {dout[0], n.in[0], n.in[1], n.in[2], mean, rstd, -1, -1}, sums[2] = {-1, -1};

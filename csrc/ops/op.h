@@ -68,7 +68,7 @@ typedef struct dd_op_args {
 
 /* ---- channel groups for pruning ------------------------------------------------------------------- */
 
-typedef struct dd_channel_ids dd_channel_ids; /* graph/prune owns it; see graph/channels.h */
+typedef struct dd_channel_ids dd_channel_ids; /* graph/prune owns it; see ops/channels.h */
 
 /* ---- flags ------------------------------------------------------------------------------------------ */
 
@@ -110,7 +110,7 @@ typedef struct dd_op {
     size_t (*scratch)(const struct dd_node *, const dd_type *in);      /* NULL: none */
     dd_status (*forward)(const dd_op_args *), (*backward)(const dd_op_args *); /* only index data can fail */
     /* Appends gradient nodes by itself (conv, batch_norm, unary, binary); NULL: one backward node,
-     * or no gradient where backward is NULL too. See graph/autodiff.h. */
+     * or no gradient where backward is NULL too. See ops/grad.h. */
     dd_status (*grad)(struct dd_graph *, int node, const int *dout, int *din);
     /* Rows (axis 1) of input `input` that output rows `out` need, clipped to the map; NULL: needs the
      * whole map. */

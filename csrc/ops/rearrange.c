@@ -5,9 +5,9 @@
  * channel_shuffle's channel j·g + i is channel i·(C/g) + j. */
 #include <inttypes.h>
 
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 static const dd_field block_fields[] = {DD_INT(dd_block_params, block, 2), DD_END};

@@ -3,9 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 static const char *const mode_names[] = {"nearest", "bilinear", NULL};

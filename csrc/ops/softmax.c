@@ -1,9 +1,9 @@
 /* Softmax along one axis. */
 #include <math.h>
 
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 static const dd_field softmax_fields[] = {DD_INT(dd_axis_params, axis, -1), DD_END};

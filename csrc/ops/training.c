@@ -1,8 +1,8 @@
 /* What only training knows: dropout and stop_gradient. */
 #include "base/random.h"
-#include "graph/channels.h"
-#include "graph/graph.h"
+#include "ops/channels.h"
 #include "ops/describe.h"
+#include "ops/node.h"
 #include "ops/walk.h"
 
 static dd_status same_window(const dd_node *node, const dd_type *in, dd_range out, int input,
