@@ -344,6 +344,9 @@ static void backward_strip(const dd_run *run, const dd_step *s, const dd_conv *c
         dx_depthwise(run, s, c, t);
     else if (s->dx >= 0)
         dx_dense(run, s, c, t);
+    if (s->reduction.norm >= 0)
+        dd_norm_gradient_rows(run, &s->reduction, s->dx, t->n, t->dx_begin, t->dx_end - t->dx_begin,
+                          unit);
     if (wants_dw(s)) {
         float *slot = run->plan->slots + unit * slot_floats(c);
         if (c->depthwise)
@@ -366,6 +369,8 @@ static int64_t backward_units(const dd_plan *plan, const dd_step *s, int phase, 
 static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     const dd_conv *c = &run->plan->convs[s->conv];
     if (phase == 1) {
+        if (s->reduction.norm >= 0 && unit == 0)
+            dd_norm_gradient_finish(run, &s->reduction, s->n_slots);
         if (wants_dw(s))
             dw_reduce(run, s, c, unit, backward_units(run->plan, s, 1, 1));
         if (wants_db(s) && unit == 0)
@@ -377,6 +382,8 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
     if (wants_db(s))
         memset(run->plan->sums + s->db_sums + (size_t)unit * (size_t)c->c_out, 0,
                (size_t)c->c_out * sizeof(double));
+    if (s->reduction.norm >= 0)
+        dd_norm_gradient_begin(run, &s->reduction, unit);
     int64_t row, end;
     dd_cut(c->n * c->oh, s->n_slots, unit, &row, &end);
     while (row < end) {
@@ -440,6 +447,22 @@ static void take_residual(dd_plan *plan, dd_step *s, const dd_conv *c) {
     dd_step_node(plan, s, reader);
 }
 
+/* Where dx is the gradient behind a batch norm, its sums are made while dx is in cache. */
+static void take_reduction(dd_plan *plan, dd_step *s) {
+    for (int i = 0; i < plan->n_readers[s->dx]; i++) {
+        int reader = plan->readers[s->dx][i];
+        const dd_node *n = &plan->graph->nodes[reader];
+        if (n->op != &dd_op_bn_reduce || n->backward || plan->norm_of[reader] < 0 ||
+            plan->taken[reader] || n->in[0] != s->dx)
+            continue;
+        /* It runs at this step's place, before its own: all else that it reads is forward's. */
+        plan->taken[reader] = true;
+        s->nodes[s->n_nodes++] = reader;
+        s->reduction = dd_norm_gradient_of(plan, s, reader);
+        return;
+    }
+}
+
 static int partner(const dd_plan *plan, int node, int dy) {
     const dd_graph *g = plan->graph;
     for (int i = 0; i < plan->n_readers[dy]; i++) {
@@ -500,13 +523,14 @@ dd_status dd_match_conv_backward(dd_plan *plan, const dd_store *store, int node,
     }
     if (s->dx >= 0) {
         take_residual(plan, s, c);
+        take_reduction(plan, s);
         dd_step_writes(s, s->dx);
         c->uses_dx = true;
         c->packed_dx = plan->packed_size;
         plan->packed_size += (c->packed_dx_floats + 15) / 16 * 16;
     }
     choose_strip(plan, s, c);
-    s->n_phases = wants_dw(s) || wants_db(s) ? 2 : 1;
+    s->n_phases = wants_dw(s) || wants_db(s) || s->reduction.norm >= 0 ? 2 : 1;
     if (wants_dw(s)) {
         size_t slots = (size_t)slot_floats(c) * (size_t)s->n_slots;
         plan->slots_size = slots > plan->slots_size ? slots : plan->slots_size;

@@ -117,30 +117,6 @@ void dd_norm_static(const dd_run *run, int norm) {
     }
 }
 
-/* Calls `rows(n, y, count)` for the pieces of a slot's rows within one image. */
-typedef void (*slot_rows)(const dd_run *, const dd_step *, int64_t n, int64_t y, int64_t rows,
-                          double *sums);
-
-static void walk_slot(const dd_run *run, const dd_step *s, int64_t unit, slot_rows rows) {
-    const dd_norm *r = &run->plan->norms[s->norm];
-    dd_map m = dd_map_of(&run->plan->values[r->x].type);
-    double *sums = run->plan->sums + r->sums + (size_t)unit * 2 * (size_t)r->c;
-    memset(sums, 0, 2 * (size_t)r->c * sizeof(double));
-    int64_t row, end;
-    dd_cut(m.n * m.h, slots_of(run->plan, r), unit, &row, &end);
-    while (row < end) {
-        int64_t n = row / m.h, y = row % m.h;
-        int64_t count = end - row < m.h - y ? end - row : m.h - y;
-        rows(run, s, n, y, count, sums);
-        row += count;
-    }
-}
-
-static int64_t norm_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
-    (void)threads;
-    return phase == 1 ? 1 : slots_of(plan, &plan->norms[s->norm]);
-}
-
 static void sum_rows(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t rows,
                      double *sums) {
     const dd_norm *r = &run->plan->norms[s->norm];
@@ -157,12 +133,33 @@ static void sum_rows(const dd_run *run, const dd_step *s, int64_t n, int64_t y, 
     run->plan->kernels->channel_sums_f32(&sum);
 }
 
+/* The slot's rows, in pieces within one image. */
+static void sum_slot(const dd_run *run, const dd_step *s, int64_t unit) {
+    const dd_norm *r = &run->plan->norms[s->norm];
+    dd_map m = dd_map_of(&run->plan->values[r->x].type);
+    double *sums = run->plan->sums + r->sums + (size_t)unit * 2 * (size_t)r->c;
+    memset(sums, 0, 2 * (size_t)r->c * sizeof(double));
+    int64_t row, end;
+    dd_cut(m.n * m.h, slots_of(run->plan, r), unit, &row, &end);
+    while (row < end) {
+        int64_t n = row / m.h, y = row % m.h;
+        int64_t count = end - row < m.h - y ? end - row : m.h - y;
+        sum_rows(run, s, n, y, count, sums);
+        row += count;
+    }
+}
+
+static int64_t norm_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
+    (void)threads;
+    return phase == 1 ? 1 : slots_of(plan, &plan->norms[s->norm]);
+}
+
 static void norm_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     (void)thread;
     if (phase == 1)
         dd_norm_finish(run, s->norm);
     else
-        walk_slot(run, s, unit, sum_rows);
+        sum_slot(run, s, unit);
 }
 
 dd_status dd_match_norm(dd_plan *plan, const dd_store *store, int node, bool *matched) {
@@ -189,27 +186,37 @@ dd_status dd_match_norm(dd_plan *plan, const dd_store *store, int node, bool *ma
 /* ---- the gradient's sums
  * ------------------------------------------------------------------------- */
 
-static void reduce_rows(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t rows,
-                        double *sums) {
-    const dd_norm *r = &run->plan->norms[s->norm];
-    const dd_pvalue *x = &run->plan->values[r->x], *dz = &run->plan->values[s->dy];
+static double *slot_sums(const dd_run *run, const dd_norm_gradient *r, int64_t slot) {
+    const dd_norm *norm = &run->plan->norms[r->norm];
+    return run->plan->sums + norm->sums + (size_t)slot * 2 * (size_t)norm->c;
+}
+
+void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_t slot) {
+    memset(slot_sums(run, r, slot), 0, 2 * (size_t)run->plan->norms[r->norm].c * sizeof(double));
+}
+
+void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
+                       int64_t rows, int64_t slot) {
+    const dd_norm *norm = &run->plan->norms[r->norm];
+    const dd_pvalue *x = &run->plan->values[norm->x], *gradient = &run->plan->values[dz];
     const float *vectors = run->plan->vectors;
+    double *sums = slot_sums(run, r, slot);
     int64_t width = x->type.dims[2];
-    dd_bn_reduce reduce = {.dz = dd_row(run, s->dy, n, y),
-                           .dz_pitch = dz->pitch,
-                           .dz_row_pitch = width * dz->pitch,
-                           .x = dd_row(run, r->x, n, y),
+    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y),
+                           .dz_pitch = gradient->pitch,
+                           .dz_row_pitch = width * gradient->pitch,
+                           .x = dd_row(run, norm->x, n, y),
                            .pitch = x->pitch,
                            .row_pitch = width * x->pitch,
                            .width = width,
                            .rows = rows,
-                           .c = r->c,
-                           .scale = vectors + r->scale,
-                           .shift = vectors + r->shift,
-                           .mean = vectors + r->mean,
-                           .act = s->act,
+                           .c = norm->c,
+                           .scale = vectors + norm->scale,
+                           .shift = vectors + norm->shift,
+                           .mean = vectors + norm->mean,
+                           .act = r->act,
                            .sum_d = sums,
-                           .sum_dx = sums + r->c};
+                           .sum_dx = sums + norm->c};
     run->plan->kernels->bn_reduce_f32(&reduce);
 }
 
@@ -220,19 +227,18 @@ static void give(const dd_run *run, int value, int entry, int c, double gradient
         ((float *)run->plan->data[value])[c] = (float)gradient;
 }
 
-static void reduce_finish(const dd_run *run, const dd_step *s) {
+void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *reduction, int64_t slots) {
     dd_plan *plan = run->plan;
-    const dd_norm *r = &plan->norms[s->norm];
+    const dd_norm *r = &plan->norms[reduction->norm];
     float *vectors = plan->vectors;
-    int64_t slots = slots_of(plan, r);
     for (int c = 0; c < r->c; c++) {
         size_t i = (size_t)c;
         double d, dx;
         add_slots(plan, r, slots, c, &d, &dx);
         double rstd = (double)vectors[r->rstd + i], mean = (double)vectors[r->mean + i];
         double dgamma = dx * rstd, n = (double)r->count;
-        give(run, s->dw, s->dw_entry, c, dgamma);
-        give(run, s->db, s->db_entry, c, d);
+        give(run, reduction->dgamma, reduction->dgamma_entry, c, dgamma);
+        give(run, reduction->dbeta, reduction->dbeta_entry, c, d);
         if (!r->batch)
             continue;
         double p = (double)vectors[r->scale + i], q = -p * rstd * dgamma / n;
@@ -242,32 +248,12 @@ static void reduce_finish(const dd_run *run, const dd_step *s) {
     }
 }
 
-static void reduce_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
-    (void)thread;
-    if (phase == 1)
-        reduce_finish(run, s);
-    else
-        walk_slot(run, s, unit, reduce_rows);
-}
-
-dd_status dd_match_norm_reduce(dd_plan *plan, const dd_store *store, int node, bool *matched) {
-    (void)store;
+dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node) {
     const dd_node *n = &plan->graph->nodes[node];
-    if (n->op != &dd_op_bn_reduce || plan->norm_of[node] < 0)
-        return DD_OK;
     const dd_batch_norm_params *p = n->params;
-    dd_step *s;
-    DD_TRY(dd_step_new(plan, "norm_reduce", &s));
-    s->norm = plan->norm_of[node];
-    s->run = reduce_run;
-    s->units = norm_units;
-    s->n_phases = 2;
-    s->dy = n->in[0];
-    s->act = (dd_act){(dd_unary)p->act, (float)p->a, (float)p->b};
-    dd_step_node(plan, s, node);
-    dd_step_reads(plan, s, s->dy);
-    dd_step_reads(plan, s, plan->norms[s->norm].x);
-    int *values[2] = {&s->dw, &s->db}, *entries[2] = {&s->dw_entry, &s->db_entry};
+    dd_norm_gradient r = {.norm = plan->norm_of[node],
+                      .act = {(dd_unary)p->act, (float)p->a, (float)p->b}};
+    int *values[2] = {&r.dgamma, &r.dbeta}, *entries[2] = {&r.dgamma_entry, &r.dbeta_entry};
     for (int i = 0; i < 2; i++) {
         *entries[i] = -1;
         *values[i] = n->out[i];
@@ -277,6 +263,45 @@ dd_status dd_match_norm_reduce(dd_plan *plan, const dd_store *store, int node, b
         if (n->out[i] >= 0 && *entries[i] < 0)
             dd_step_writes(s, n->out[i]);
     }
+    dd_step_reads(plan, s, plan->norms[r.norm].x);
+    return r;
+}
+
+static void reduce_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
+    (void)thread;
+    const dd_norm *norm = &run->plan->norms[s->reduction.norm];
+    int64_t slots = slots_of(run->plan, norm);
+    if (phase == 1) {
+        dd_norm_gradient_finish(run, &s->reduction, slots);
+        return;
+    }
+    dd_map m = dd_map_of(&run->plan->values[norm->x].type);
+    int64_t row, end;
+    dd_norm_gradient_begin(run, &s->reduction, unit);
+    dd_cut(m.n * m.h, slots, unit, &row, &end);
+    while (row < end) {
+        int64_t n = row / m.h, y = row % m.h;
+        int64_t rows = end - row < m.h - y ? end - row : m.h - y;
+        dd_norm_gradient_rows(run, &s->reduction, s->dy, n, y, rows, unit);
+        row += rows;
+    }
+}
+
+dd_status dd_match_norm_reduce(dd_plan *plan, const dd_store *store, int node, bool *matched) {
+    (void)store;
+    const dd_node *n = &plan->graph->nodes[node];
+    if (n->op != &dd_op_bn_reduce || plan->norm_of[node] < 0)
+        return DD_OK;
+    dd_step *s;
+    DD_TRY(dd_step_new(plan, "norm_reduce", &s));
+    s->run = reduce_run;
+    s->units = norm_units;
+    s->n_phases = 2;
+    s->dy = n->in[0];
+    dd_step_node(plan, s, node);
+    dd_step_reads(plan, s, s->dy);
+    s->reduction = dd_norm_gradient_of(plan, s, node);
+    s->norm = s->reduction.norm;
     *matched = true;
     return DD_OK;
 }

@@ -18,7 +18,7 @@ enum { DD_STEP_NODES = 24, DD_STEP_TERMS = 8, DD_SLOTS = 16 };
 typedef enum dd_place_kind {
     DD_AT_NONE = 0, /* never stored: pending, type only, or unwanted */
     DD_AT_ARENA,
-    DD_AT_ENTRY,  /* in the store */
+    DD_AT_ENTRY, /* in the store */
     DD_AT_INPUT,
     DD_AT_OUTPUT, /* in the caller's output array */
     DD_AT_SEED,
@@ -36,27 +36,27 @@ typedef enum dd_pending {
 typedef struct dd_pvalue {
     dd_type type;
     dd_place_kind place;
-    int index;           /* ENTRY, INPUT, OUTPUT, SEED: which */
-    size_t offset;       /* bytes from the place's start */
-    int root;            /* the value whose buffer this one lies in; itself for most */
-    size_t root_offset;  /* bytes */
-    int64_t pitch;       /* elements */
-    int64_t image;       /* elements between images (dimension 0) */
-    bool dense;          /* must have pitch == last dimension */
-    bool needed;         /* some step reads its data */
-    int first, last;     /* steps between which it lives */
+    int index;          /* ENTRY, INPUT, OUTPUT, SEED: which */
+    size_t offset;      /* bytes from the place's start */
+    int root;           /* the value whose buffer this one lies in; itself for most */
+    size_t root_offset; /* bytes */
+    int64_t pitch;      /* elements */
+    int64_t image;      /* elements between images (dimension 0) */
+    bool dense;         /* must have pitch == last dimension */
+    bool needed;        /* some step reads its data */
+    int first, last;    /* steps between which it lives */
     dd_pending pending;
-    int x, dz, norm;     /* of pending ones: value ids and the norm's record */
+    int x, dz, norm; /* of pending ones: value ids and the norm's record */
     dd_act act;
-    float scale, zero;   /* PENDING_U8 */
+    float scale, zero; /* PENDING_U8 */
 } dd_pvalue;
 
 /* A batch norm: vectors of `c` floats in plan->vectors, sums of DD_SLOTS slots in plan->sums. */
 typedef struct dd_norm {
-    int node;       /* batch_norm */
-    int x;          /* its input */
+    int node; /* batch_norm */
+    int x;    /* its input */
     int c;
-    bool batch;     /* statistics of the batch; else of the store */
+    bool batch; /* statistics of the batch; else of the store */
     double eps, momentum;
     int gamma, beta, running_mean, running_var; /* entries */
     size_t mean, rstd, scale, shift, p, q, r;   /* offsets in plan->vectors */
@@ -81,14 +81,14 @@ typedef struct dd_conv {
     dd_conv_params p;
     int k_h, k_w, stride, dilation, groups;
     int pad_top, pad_left, pad_bottom, pad_right;
-    int c_in, c_out;        /* channels of x and y, all groups */
+    int c_in, c_out; /* channels of x and y, all groups */
     int64_t n, h, w, oh, ow;
     bool depthwise, by_tap; /* by_tap: a segment a tap (groups, dilation) */
     int weight, bias;       /* store entries; bias -1 */
     dd_conv_phase forward, phases[DD_MAX_PHASES];
     int n_phases;
-    bool uses_forward, uses_dx;   /* which weights a step reads */
-    size_t packed, packed_dx;     /* offsets in plan->packed */
+    bool uses_forward, uses_dx; /* which weights a step reads */
+    size_t packed, packed_dx;   /* offsets in plan->packed */
     size_t packed_floats, packed_dx_floats;
 } dd_conv;
 
@@ -96,6 +96,15 @@ typedef struct dd_term {
     int value;
     int upsample; /* nearest by this factor; 1 */
 } dd_term;
+
+/* The sums of a batch norm's gradient (bn_reduce), by a step of its own or in the store of the one
+ * that makes dz. */
+typedef struct dd_norm_gradient {
+    int norm; /* -1: none */
+    dd_act act;
+    int dgamma, dbeta;             /* values that are stored; -1 */
+    int dgamma_entry, dbeta_entry; /* entries whose gradient they are; -1 */
+} dd_norm_gradient;
 
 struct dd_plan;
 struct dd_run;
@@ -106,28 +115,29 @@ typedef struct dd_step {
     int64_t (*units)(const struct dd_plan *, const struct dd_step *, int phase, int threads);
     int n_phases;
     int nodes[DD_STEP_NODES], n_nodes;
-    int at, order;          /* index of its last node: the order of steps; then that of making */
-    bool late;              /* after the other steps of its node */
-    size_t counter;         /* index in plan->counters of phase 0 */
+    int at, order;  /* index of its last node: the order of steps; then that of making */
+    bool late;      /* after the other steps of its node */
+    size_t counter; /* index in plan->counters of phase 0 */
     bool backward;
-    int reads[DD_STEP_NODES * 4], n_reads;   /* stored values, for lifetimes */
+    int reads[DD_STEP_NODES * 4], n_reads; /* stored values, for lifetimes */
     int writes[DD_STEP_NODES], n_writes;
     /* convolutions */
-    int conv;               /* index in plan->convs; -1 */
-    int x, y, residual;     /* value ids; -1 */
-    dd_act act, act_after;  /* before and after the residual */
-    int norm;               /* norm whose sums the store makes; -1 */
+    int conv;                        /* index in plan->convs; -1 */
+    int x, y, residual;              /* value ids; -1 */
+    dd_act act, act_after;           /* before and after the residual */
+    int norm;                        /* norm whose sums the store makes; -1 */
+    dd_norm_gradient reduction;          /* of dx, made in the store */
     int dy, dx, dx_residual, dw, db; /* backward pair: values (dw, db: graph values, -1 unwanted) */
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
     int n_slots;
-    int strip;              /* rows at a time */
+    int strip; /* rows at a time */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
-    bool plain;             /* nodes[0]'s own C: reads and writes what the node does */
-    size_t strided_bytes;   /* plain: of its scratch, for values whose images lie apart */
-    size_t scratch;         /* bytes a thread */
+    bool plain;           /* nodes[0]'s own C: reads and writes what the node does */
+    size_t strided_bytes; /* plain: of its scratch, for values whose images lie apart */
+    size_t scratch;       /* bytes a thread */
     int64_t macs, bytes;
     double seconds;
 } dd_step;
@@ -138,10 +148,10 @@ struct dd_plan {
     const dd_kernels_table *kernels;
     dd_pvalue *values; /* the graph's, then second rows of pending values that are stored too */
     size_t n_values;
-    int **readers;   /* a value: nodes that read its data */
+    int **readers; /* a value: nodes that read its data */
     int *n_readers, *reader_pool;
-    bool *taken;     /* a node: covered by a step */
-    bool *view;      /* a node: its results are windows, nothing runs */
+    bool *taken; /* a node: covered by a step */
+    bool *view;  /* a node: its results are windows, nothing runs */
     dd_step *steps;
     size_t n_steps, steps_capacity;
     int n_forward_steps;
@@ -149,11 +159,12 @@ struct dd_plan {
     size_t n_convs, convs_capacity;
     dd_norm *norms;
     size_t n_norms, norms_capacity;
-    int *norm_of;    /* a node: its norm's record or -1 */
-    int *conv_of;    /* a node: its conv's record or -1 */
+    int *norm_of; /* a node: its norm's record or -1 */
+    int *conv_of; /* a node: its conv's record or -1 */
     size_t arena_bytes;
     size_t vectors_size, sums_size; /* floats, doubles */
-    size_t packed_size, slots_size; /* floats; the slots of weight gradients serve one step at a time */
+    size_t packed_size,
+        slots_size; /* floats; the slots of weight gradients serve one step at a time */
     float *vectors, *packed, *slots;
     double *sums;
     uint64_t packed_version, packed_store;
@@ -162,7 +173,7 @@ struct dd_plan {
     int scratch_threads;
     float *zero_seed;
     size_t zero_seed_floats;
-    void **data;     /* a value: its address in the present run */
+    void **data;               /* a value: its address in the present run */
     _Atomic int64_t *counters; /* a phase: next unit */
     size_t n_counters;
     bool profile;
@@ -184,7 +195,8 @@ typedef struct dd_run {
 /* Notes a failed operator with this thread's message; the run goes on to its end. */
 void dd_run_fail(const dd_run *run, dd_status status);
 
-/* ---- rows.c: the load stage -------------------------------------------------------------------- */
+/* ---- rows.c: the load stage --------------------------------------------------------------------
+ */
 
 /* Address of (image n, map row y, pixel 0) of a stored rank-4 value. */
 float *dd_row(const dd_run *run, int value, int64_t n, int64_t y);
@@ -199,7 +211,8 @@ void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64
                    int64_t left, int64_t right, float *out);
 void *dd_scratch(const dd_run *run, int thread);
 
-/* ---- for the matchers ---------------------------------------------------------------------------- */
+/* ---- for the matchers
+ * ---------------------------------------------------------------------------- */
 
 dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step);
 void dd_step_node(dd_plan *plan, dd_step *s, int node); /* covers it */
@@ -224,7 +237,8 @@ dd_map dd_map_of(const dd_type *type);
 /* The rows [*begin, *end) of n_rows that unit `unit` of `units` covers. */
 void dd_cut(int64_t n_rows, int64_t units, int64_t unit, int64_t *begin, int64_t *end);
 
-/* ---- steps ----------------------------------------------------------------------------------------- */
+/* ---- steps
+ * ----------------------------------------------------------------------------------------- */
 
 enum {
 #define DD_PATTERN(name) DD_PATTERN_##name,
@@ -234,7 +248,8 @@ enum {
 };
 
 /* Tries to start a step at `node`; *matched tells. One a row of steps.def. */
-#define DD_PATTERN(name) dd_status dd_match_##name(dd_plan *plan, const dd_store *store, int node, bool *matched);
+#define DD_PATTERN(name)                                                                           \
+    dd_status dd_match_##name(dd_plan *plan, const dd_store *store, int node, bool *matched);
 #include "graph/steps.def"
 #undef DD_PATTERN
 
@@ -249,7 +264,15 @@ int dd_gradient_entry(const dd_plan *plan, int value);
 /* A step right after `node` that stores the pending value `from` as `value`. */
 dd_status dd_sum_store(dd_plan *plan, int from, int value, int node);
 bool dd_is_addition(const dd_plan *plan, const dd_node *n); /* of two values of one type */
-void dd_norm_finish(const dd_run *run, int norm);        /* sums → mean, rstd, scale, shift */
-void dd_norm_static(const dd_run *run, int norm);        /* running statistics → scale, shift */
+/* The node's reduction; its stored results are noted as written by `s`. */
+dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node);
+void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_t slot);
+/* Adds rows y..y+rows-1 of image n of dz. */
+void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
+                       int64_t rows, int64_t slot);
+/* Adds the slots in order: gradients, and (p, q, r) for the loads of dx. */
+void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *r, int64_t slots);
+void dd_norm_finish(const dd_run *run, int norm); /* sums → mean, rstd, scale, shift */
+void dd_norm_static(const dd_run *run, int norm); /* running statistics → scale, shift */
 
 #endif
