@@ -207,7 +207,7 @@ class _Machine:
 
     def pop_items(self) -> list[Any]:
         """What stands above the last mark."""
-        items = []
+        items: list[Any] = []
         while True:
             item = self.stack.pop()
             if isinstance(item, _Mark):

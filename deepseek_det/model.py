@@ -37,7 +37,10 @@ class LoadReport:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.matched)} parameters loaded"]
+        parts = (self.mismatched, "of another shape"), (self.missing, "missing")
+        counts = [f"{len(self.matched)} parameters loaded"]
+        counts += [f"{len(n)} {what}" for n, what in (*parts, (self.unexpected, "unexpected")) if n]
+        lines = [", ".join(counts)]
         for name, mine, theirs in self.mismatched:
             lines.append(f"  shape differs  {name}: the model has {mine}, the state {theirs}")
         lines += [f"  missing        {name}" for name in self.missing]
@@ -73,7 +76,17 @@ class Model:
             outputs = {"out": outputs}
         elif isinstance(outputs, (list, tuple)):
             outputs = {f"out{i}": value for i, value in enumerate(outputs)}
+        if not isinstance(outputs, Mapping) or not outputs:
+            raise TypeError(
+                f"Model: {type(module).__name__}.forward returned {type(outputs).__name__}, "
+                "a value, a list or a dict of values is needed"
+            )
         for name, value in outputs.items():
+            if not isinstance(value, nn.Value):
+                raise TypeError(
+                    f"Model: output {name!r} of {type(module).__name__} is a "
+                    f"{type(value).__name__}, a symbolic value is needed"
+                )
             tracer.graph.output(name, value.id)
         self._set(tracer.graph, store)
         self.seed = seed
@@ -127,7 +140,7 @@ class Model:
         if key not in self._plans:
             types = [("f32" if x.dtype == np.float32 else "u8", x.shape)]
             if self.executor == "plan":
-                self._plans[key] = _core.Plan(graph, store, types, arena=self.arena)
+                self._plans[key] = _core.Plan(graph, store, types, arena=self.arena, seed=self.seed)
             else:
                 self._plans[key] = _core.Interpreter(graph, store, types, seed=self.seed)
             while len(self._plans) > PLANS:
@@ -232,8 +245,16 @@ class Model:
     def first_nonfinite(self) -> str | None:
         """The first layer of the last `forward` whose output is not finite; None where all are."""
         with self.lock:
-            found = getattr(self._running, "first_nonfinite", None)
-            return found() if found else None
+            if self._running is None:
+                return None
+            if isinstance(self._running, _core.Plan):
+                return self._running.first_nonfinite()
+            for node in self.training_graph().nodes():
+                values = [] if node["backward"] else [v for v in node["outputs"] if v >= 0]
+                for array in map(self._running.value, values):
+                    if array is not None and not np.isfinite(array).all():
+                        return str(node["name"])
+            return None
 
     def become(self, other: Model) -> None:
         """Takes over all that `other` is."""
@@ -298,7 +319,7 @@ class Model:
     def params(self) -> int:
         """Parameters of the deployed form, clones of shared weights counted."""
         _, store = self.deployed()
-        return sum(int(np.prod(e["shape"])) for e in store.entries())
+        return sum(e["count"] for e in store.entries() if e["role"] != "state")
 
     def fuse(self) -> float:
         """Makes the deployed form the model itself: norms folded, branches merged.
@@ -307,7 +328,9 @@ class Model:
         calls change nothing and return 0.
         """
         with self.lock:
-            x = np.random.default_rng(0).random((1, 64, 64, 3), np.float32)
+            free = zip((1, 64, 64, 3), self.graph.inputs[0][2], strict=True)
+            shape = [size if size > 0 else some for some, size in free]
+            x = np.random.default_rng(0).random(shape, np.float32)
             before = self._plan("undeployed", self.graph, self.store, x).forward([x])
             graph, store = self.deployed()
             after = self._plan("infer", graph, store, x).forward([x])
@@ -322,12 +345,15 @@ class Model:
     def layers(self, imgsz: int = 320) -> list[dict[str, Any]]:
         """One row a node of the deployed graph: name, op, output shape, parameters, MACs."""
         graph, store = self.deployed()
-        return list(graph.layers(store, [("u8", (1, imgsz, imgsz, 3))]))
+        return [{**row} for row in graph.layers(store, [self._square(imgsz)])]
 
     def macs(self, imgsz: int = 320) -> int:
         """Multiply-adds of one image of imgsz × imgsz."""
         graph, store = self.deployed()
-        return int(graph.macs(store, [("u8", (1, imgsz, imgsz, 3))]))
+        return graph.macs(store, [self._square(imgsz)])
+
+    def _square(self, imgsz: int) -> tuple[str, tuple[int, int, int, int]]:
+        return "u8", (1, imgsz, imgsz, self.graph.inputs[0][2][-1])
 
 
 def frozen_names(names: Sequence[str], patterns: Sequence[str]) -> Iterator[str]:

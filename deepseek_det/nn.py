@@ -90,20 +90,29 @@ class Tracer:
 
     def parameter(self, parameter: Parameter) -> Value:
         """The value of a store entry; the same one each time."""
-        if not parameter.name:
-            raise ValueError("nn: a parameter of a module outside the traced tree was used")
+        if parameter.name not in self.store:
+            where = f" in {self.path[-1]}" if self.path else ""
+            raise ValueError(
+                f"nn: a parameter of shape {parameter.shape} is used{where}, but belongs to no "
+                "module of the net: keep modules in attributes, lists of them in a ModuleList"
+            )
         return Value(self, self.graph.entry(self.store, parameter.name))
 
     def node(
         self, op: str, inputs: Sequence[Value | None], params: dict[str, Any], outputs: int = 0
     ) -> list[Value]:
-        """Adds an operator; errors name the module's path."""
-        name = ".".join([*self.path, op])
-        ids = [-1 if v is None else v.id for v in inputs]
-        made = self.graph.node(
-            op, name, [None if i < 0 else i for i in ids], params, n_outputs=outputs
-        )
-        return [Value(self, i) for i in made]
+        """Adds an operator, named by the path of the module that is being traced."""
+        for value in inputs:
+            if value is not None and not isinstance(value, Value):
+                raise TypeError(
+                    f"nn: {op} of a {type(value).__name__}, symbolic values are needed "
+                    "(a number goes in as an attribute or as a Parameter)"
+                )
+        if any(value is not None and value.tracer is not self for value in inputs):
+            raise ValueError(f"nn: {op} of values of two nets")
+        name = f"{self.path[-1]}.{op}" if self.path and self.path[-1] else op
+        ids = [None if value is None else value.id for value in inputs]
+        return [Value(self, i) for i in self.graph.node(op, name, ids, params, n_outputs=outputs)]
 
 
 class Value:
@@ -164,6 +173,57 @@ def reshape(x: Value, shape: Sequence[int]) -> Value:
     return x.op("reshape", shape=list(shape))
 
 
+class _Operators:
+    """Every operator of the graph as a function of symbolic values, from the operators' table.
+
+    ``nn.ops.<name>(value, …, attribute=…)`` gives a value, or a list where the operator has several
+    outputs. ``help(nn.ops.<name>)`` tells what it does and its attributes.
+
+    >>> print(ops.softmax.__doc__.splitlines()[0])
+    exp(x) over its sum along `axis`.
+    """
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        for row in _core.ops():
+            if row["name"] == name:
+                function = _operator(row)
+                object.__setattr__(self, name, function)
+                return function
+        raise AttributeError(f"nn.ops: there is no operator {name!r}")
+
+    def __dir__(self) -> list[str]:
+        return [row["name"] for row in _core.ops()]
+
+
+def _operator(row: Any) -> Callable[..., Any]:
+    name, low, high = row["name"], row["min_in"], row["max_in"]
+    defaults = {field["name"]: field["initial"] for field in row["fields"]}
+
+    def function(*values: Value | Parameter | None, **attributes: Any) -> Any:
+        unknown = sorted(set(attributes) - set(defaults))
+        if unknown:
+            raise TypeError(f"nn.ops.{name}: no attribute {unknown[0]!r}, it has {list(defaults)}")
+        if not low <= len(values) <= high:
+            raise TypeError(f"nn.ops.{name}: {len(values)} inputs came, {low} to {high} are needed")
+        tracer = _tracer_of(values)
+        if tracer is None:
+            raise TypeError(f"nn.ops.{name}: none of the inputs is a symbolic value")
+        inputs = [tracer.parameter(v) if isinstance(v, Parameter) else v for v in values]
+        outputs = 0
+        if row["n_outputs"] < 0:  # as many as asked for, by number or by sizes
+            outputs = attributes.get("parts", 0) or len(attributes.get("sizes", ()))
+        made = tracer.node(name, inputs, attributes, outputs)
+        return made if row["n_outputs"] != 1 else made[0]
+
+    function.__name__ = function.__qualname__ = name
+    attributes = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
+    function.__doc__ = f"{row['doc']}\n\nAttributes: {attributes or 'none'}."
+    return function
+
+
+ops = _Operators()
+
+
 # ---- modules --------------------------------------------------------------------------------
 
 
@@ -173,20 +233,27 @@ class Module:
     def __init__(self) -> None:
         object.__setattr__(self, "_modules", {})
         object.__setattr__(self, "_parameters", {})
+        object.__setattr__(self, "_path", "")
 
     _modules: dict[str, Module]
     _parameters: dict[str, Parameter]
+    _path: str
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, (Module, Parameter)):
-            if "_modules" not in self.__dict__:
-                raise TypeError(f"nn: {type(self).__name__}: call super().__init__() first")
-            home = self._modules if isinstance(value, Module) else self._parameters
-            home[name] = value  # type: ignore[assignment]
+        if isinstance(value, (Module, Parameter)) and "_modules" not in self.__dict__:
+            raise TypeError(f"nn: {type(self).__name__}: call super().__init__() first")
+        for home in (self.__dict__.get("_modules", {}), self.__dict__.get("_parameters", {})):
+            home.pop(name, None)
+        if isinstance(value, Module):
+            self._modules[name] = value
+        elif isinstance(value, Parameter):
+            self._parameters[name] = value
         object.__setattr__(self, name, value)
 
     def add_module(self, name: str, module: Module) -> None:
         """Registers a child under any name ("0", "conv")."""
+        if not isinstance(module, Module):
+            raise TypeError(f"nn: {name!r} is a {type(module).__name__}, a Module is needed")
         self._modules[name] = module
 
     def children(self) -> Iterator[tuple[str, Module]]:
@@ -215,25 +282,40 @@ class Module:
         tracer = _tracer_of(inputs)
         if tracer is None:
             raise TypeError(
-                f"nn: {type(self).__name__} was called on {type(inputs[0]).__name__ if inputs else 'nothing'}, "
-                "modules take symbolic values; build a Model to run them on arrays"
+                f"nn: {type(self).__name__} was called on "
+                f"{type(inputs[0]).__name__ if inputs else 'nothing'}, modules take symbolic "
+                "values; build a Model to run them on arrays"
             )
-        depth = len(tracer.path)
-        tracer.path.extend(part for part in self.__dict__.get("_name", "").split(".") if part)
+        tracer.path.append(self._path)
         try:
             return self.forward(*inputs)
+        except Exception as error:
+            if not hasattr(error, "__notes__"):  # the innermost module names itself
+                error.add_note(f"in module {self._path or 'the net itself'}: {type(self).__name__}")
+            raise
         finally:
-            del tracer.path[depth:]
+            tracer.path.pop()
 
-    def name_children(self, prefix: str = "") -> None:
-        """Gives every parameter its full name and every child its name below the parent."""
+    def name_children(self) -> None:
+        """Names every module and parameter below by its path from here, as torch does.
+
+        What is reached by two paths has the first one's name.
+        """
+        seen: set[int] = set()
+        self._name_below("", seen)
+
+    def _name_below(self, path: str, seen: set[int]) -> None:
+        if id(self) in seen:
+            return
+        seen.add(id(self))
+        object.__setattr__(self, "_path", path)
+        prefix = f"{path}." if path else ""
         for name, parameter in self._parameters.items():
-            if not parameter.name:
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
                 parameter.name = prefix + name
         for name, module in self._modules.items():
-            if "_name" not in module.__dict__:
-                object.__setattr__(module, "_name", name)
-            module.name_children(f"{prefix}{name}.")
+            module._name_below(prefix + name, seen)
 
 
 def _tracer_of(inputs: Any) -> Tracer | None:
@@ -297,7 +379,8 @@ class Conv2d(Module):
         super().__init__()
         if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"Conv2d: {in_channels} to {out_channels} channels do not divide into {groups} groups"
+                f"Conv2d: {in_channels} to {out_channels} channels do not divide into {groups} "
+                "groups"
             )
         depthwise = groups == in_channels and groups > 1
         shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
@@ -403,6 +486,52 @@ class GlobalAvgPool(Module):
 
     def forward(self, x: Value) -> Value:
         return x.op("avg_pool")
+
+
+class MaxPool2d(Module):
+    """The maximum over k×k windows; the stride is the kernel's size unless given."""
+
+    kind = "max_pool"
+
+    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
+        super().__init__()
+        step = kernel_size if stride is None else stride
+        self.params: dict[str, Any] = {
+            "kernel": [kernel_size, kernel_size],
+            "stride": [step, step],
+            "pads": [padding] * 4,
+        }
+
+    def forward(self, x: Value) -> Value:
+        return x.op(self.kind, **self.params)
+
+
+class AvgPool2d(MaxPool2d):
+    """The mean over k×k windows, pads counted as torch does."""
+
+    kind = "avg_pool"
+
+    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
+        super().__init__(kernel_size, stride, padding)
+        self.params["count_pad"] = True
+
+
+class Flatten(Module):
+    """(N, …) to (N, the rest)."""
+
+    def forward(self, x: Value) -> Value:
+        return reshape(x, [0, -1])
+
+
+class Dropout(Module):
+    """In training each element is 0 with probability p, the others grow by 1 / (1 - p)."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Value) -> Value:
+        return x.op("dropout", p=self.p)
 
 
 class Upsample(Module):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deepseek_det.models.mobilenet import mobilenetv3 as mobilenetv3
+    from deepseek_det.models.rep_vgg import repvgg as repvgg
     from deepseek_det.nn import Module
+
+__all__ = ["build", "list_models", "mobilenetv3", "register", "repvgg"]
 
 Builder = Callable[[int], "Module"]
 _registry: dict[str, Builder] = {}
@@ -44,3 +49,15 @@ def _dsdet(size: str) -> Builder:
 
 for _size in ("n", "s", "m"):
     register(f"dsdet-{_size}", _dsdet(_size))
+
+
+_HOMES = {"mobilenetv3": "mobilenet", "repvgg": "rep_vgg"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a backbone at its first use: the detectors do without."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -19,7 +19,7 @@ class Size:
 
 
 SIZES = {
-    "n": Size(HybridWidths(16, 24, 40, 80, 128), 64),
+    "n": Size(HybridWidths(16, 24, 40, 80, 120), 64),
     "s": Size(HybridWidths(16, 24, 48, 96, 160), 96),
     "m": Size(HybridWidths(24, 32, 64, 160, 256), 128),
 }

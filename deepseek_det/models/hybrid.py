@@ -1,4 +1,4 @@
-"""The hybrid backbone: MobileNetV3's inverted residuals in the shallow stages, RepVGG in the deep."""
+"""The hybrid backbone: inverted residuals in the shallow stages, RepVGG in the deep ones."""
 
 from __future__ import annotations
 
