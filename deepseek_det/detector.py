@@ -120,7 +120,7 @@ class Detector(Model):
 
     def train(
         self,
-        data: str | os.PathLike[str] | Dataset,
+        data: str | os.PathLike[str] | Dataset | None = None,
         epochs: int = 60,
         imgsz: int = 320,
         batch: int = 16,
@@ -153,8 +153,9 @@ class Detector(Model):
         data: a folder or file in any layout that `data.load` knows, or a Dataset. imgsz: side of
         the letterboxed images, a multiple of 32. lr0: None takes the measured rate for the batch.
         freeze: the first n parts of the net (stem, stages, neck) or name prefixes. patience: epochs
-        without a better AP before it stops. resume: go on with project/name's last.pt. Afterwards
-        the detector holds the best weights. Returns the run: .best .last .dir .
+        without a better AP before it stops. resume: go on with project/name's last.pt; what is left
+        at its default then is as the run was started with, data too. Afterwards the detector holds
+        the best weights. Returns the run: .best .last .dir .metrics .history.
         Raises ValueError on arguments, Error on data and non-finite losses.
         """
         from deepseek_det.train import Settings, Trainer
@@ -204,17 +205,18 @@ class Detector(Model):
         imgsz: int | None = None,
         batch: int = 16,
         workers: int | None = None,
+        strict: bool = False,
     ) -> Metrics:
         """COCO figures on a split of a data set: `Metrics` with .ap .ap50 .stats .per_class ….
 
         conf, iou, max_det: of the post-processing. imgsz: None for the size it was trained at.
+        strict: refuse a data set with a wrong label instead of leaving that out.
         Raises Error where the data set's classes are not the detector's, or the split is missing.
         """
-        from deepseek_det.data import load
-        from deepseek_det.predict import evaluate
+        from deepseek_det.predict import evaluate, load_for
 
-        dataset = load(data, split) if isinstance(data, (str, os.PathLike)) else data
-        return evaluate(self, dataset, conf, iou, max_det, imgsz or self.imgsz, batch, workers)
+        dataset = load_for(self.names, data, split, strict)
+        return evaluate(self, dataset, conf, iou, max_det, imgsz, batch, workers)
 
     def predict(
         self,
@@ -232,7 +234,7 @@ class Detector(Model):
         """
         from deepseek_det.predict import predict
 
-        results = predict(self, source, conf, iou, max_det, imgsz or self.imgsz)
+        results = predict(self, source, conf, iou, max_det, imgsz)
         return results if stream else list(results)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -288,4 +290,3 @@ def letterbox_maps(
     """(N, 5) rows scale, pad_x, pad_y, width, height: what `ops.detect` takes to map boxes back."""
     columns = [scales[:, None], pads, sizes.astype(np.float32)]
     return np.ascontiguousarray(np.concatenate(columns, axis=1), np.float32)
-

@@ -234,6 +234,12 @@ class Metrics:
             list(range(boxes.n_classes) if classes is None else classes),
         )
 
+    def __repr__(self) -> str:
+        return f"Metrics(ap={self.ap:.3f}, ap50={self.ap50:.3f}, {len(self.names)} classes)"
+
+    def __str__(self) -> str:
+        return f"{self.summarize()}\n{self.table()}"
+
     @property
     def ap(self) -> float:
         """Mean average precision over IoU 0.50 to 0.95."""

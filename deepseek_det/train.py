@@ -8,12 +8,13 @@ average's figures on the val split → checkpoints, results.csv. The recipe's nu
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -21,15 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek_det import checkpoint, losses
-from deepseek_det.data import Dataset, RepeatSampler, holdout, load
+from deepseek_det.data import Dataset, RepeatSampler, holdout, load, splits
+from deepseek_det.data.datasets import defect_lines
 from deepseek_det.data.loader import Batch, ImageCache, stream
 from deepseek_det.data.sampling import largest_side, mixing_on, steps_per_epoch
 from deepseek_det.data.transforms import Augment, check_imgsz
 from deepseek_det.detector import Detector
 from deepseek_det.errors import Error
 from deepseek_det.metrics import Metrics
-from deepseek_det.predict import evaluate
+from deepseek_det.predict import evaluate, load_for
 from deepseek_det.progress import Progress
+from deepseek_det.runs import claim
 
 Callback = Callable[[str, "Trainer"], object]
 """Called as callback(event, trainer): "start", "epoch_start", "batch_end", "epoch_end", "end"."""
@@ -74,9 +77,15 @@ class Settings:
         for name, low in (("epochs", 1), ("batch", 1), ("close_mix", 0), ("seed", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ValueError(f"train: {name} is {value!r}, a whole number from {low} was needed")
+                raise ValueError(
+                    f"train: {name} is {value!r}, a whole number from {low} was needed"
+                )
         if self.lr0 is not None and not 0 < self.lr0 < math.inf:
             raise ValueError(f"train: lr0 is {self.lr0}, a positive number was needed")
+        if self.workers is not None and not 0 <= self.workers <= 256:
+            raise ValueError(f"train: workers is {self.workers}, 0 to 256 was needed")
+        if not 0 <= self.multi_scale <= 0.5:
+            raise ValueError(f"train: multi_scale is {self.multi_scale}, 0 to 0.5 was needed")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"train: patience is {self.patience}, 1 or more was needed")
         choices = {
@@ -110,11 +119,15 @@ class Settings:
 
 @dataclass
 class Run:
-    """What a training leaves: .dir, .best and .last checkpoints, .history rows, .metrics of best."""
+    """What a training leaves behind.
+
+    dir: its folder; best, last: its checkpoints; history: the rows of results.csv; metrics: the
+    figures of the best weights on val.
+    """
 
     dir: Path
-    history: list[dict[str, float]] = field(default_factory=list)
-    metrics: Metrics | None = None
+    history: list[dict[str, float]] = field(default_factory=list, repr=False)
+    metrics: Metrics | None = field(default=None, repr=False)
 
     @property
     def best(self) -> Path:
@@ -156,7 +169,7 @@ class Trainer:
     def __init__(
         self,
         detector: Detector,
-        data: str | os.PathLike[str] | Dataset,
+        data: str | os.PathLike[str] | Dataset | None,
         settings: Settings,
         project: str | os.PathLike[str] = "runs",
         name: str = "train",
@@ -165,6 +178,13 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         verbose: bool = True,
     ) -> None:
+        self.dir = Path(project) / name
+        self.run_record = Run(self.dir)
+        before = _read_last(self.run_record.last) if resume else None
+        if before is not None:
+            settings, data = _as_started(settings, data, before)
+        if data is None:
+            raise ValueError("train: data is missing, a data set was needed")
         settings.check()
         self.settings = settings
         self.user_detector = detector
@@ -172,7 +192,9 @@ class Trainer:
         self.progress = Progress(verbose)
         self.train_set, self.val_set = self._load(data)
         self.data = str(data) if isinstance(data, (str, os.PathLike)) else str(data.root)
-        self.detector = detector.with_classes(self.train_set.names, self.train_set.categories)
+        # A net of its own: whatever ends the run early, the user's is as it was.
+        fitting = detector.with_classes(self.train_set.names, self.train_set.categories)
+        self.detector = fitting.copy()
         self.detector.imgsz = settings.imgsz
         self.steps_an_epoch = self._steps_an_epoch()
         self.steps = settings.epochs * self.steps_an_epoch
@@ -181,8 +203,6 @@ class Trainer:
         self.loss = (0.0, 0.0)
         self.best_ap, self.best_epoch = -math.inf, -1
         self.elapsed = 0.0
-        self.dir = Path(project) / name
-        self.run_record = Run(self.dir)
         self.class_weights = self._class_weights()
         self.cache = ImageCache(largest_side(settings.imgsz, settings.multi_scale))
         self.val_cache = ImageCache(settings.imgsz)
@@ -193,8 +213,8 @@ class Trainer:
         self.ema = self.detector.store.flat().copy()
         self.averaged = self.detector.copy()
         self.finished = False
-        if resume:
-            self._resume()
+        if before is not None:
+            self._resume(before)
         else:
             self._start(exist_ok)
 
@@ -202,24 +222,22 @@ class Trainer:
 
     def _load(self, data: str | os.PathLike[str] | Dataset) -> tuple[Dataset, Dataset]:
         strict = self.settings.strict
-        if not isinstance(data, (str, os.PathLike)):
-            return holdout(data, seed=self.settings.seed)
         train = load(data, "train", strict=strict)
         self.progress.say(train.report())
-        try:
-            val = load(data, "val", strict=strict)
-        except Error as error:
-            if "val" not in str(error) or "split" not in str(error):
-                raise
+        # A file is one split, whatever its name says; a Dataset is one, too.
+        if (
+            isinstance(data, Dataset)
+            or Path(data).suffix.lower() == ".json"
+            or "val" not in splits(data)
+        ):
             train, val = holdout(train, seed=self.settings.seed)
             self.progress.say(
                 f"no val split: {len(val)} of {len(train) + len(val)} training images are held out"
             )
             return train, val
-        if val.names != train.names:
-            raise Error(
-                f"train: the train split's classes are {train.names}, the val split's {val.names}"
-            )
+        val = load_for(train.names, data, "val", strict, "train")
+        if val.rejected:
+            self.progress.say("\n".join(["split val", *defect_lines("left out", val.rejected, 3)]))
         return train, val
 
     def _sampler(self) -> RepeatSampler | None:
@@ -272,12 +290,8 @@ class Trainer:
                 self.detector.store.set_options(n, frozen=True)
 
     def _start(self, exist_ok: bool) -> None:
-        if self.dir.exists() and any(self.dir.iterdir()) and not exist_ok:
-            number = 2
-            while (self.dir.parent / f"{self.dir.name}{number}").exists():
-                number += 1
-            self.dir = self.dir.parent / f"{self.dir.name}{number}"
-            self.run_record.dir = self.dir
+        self.dir = claim(self.dir.parent, self.dir.name, exist_ok, "train")
+        self.run_record.dir = self.dir
         (self.dir / "weights").mkdir(parents=True, exist_ok=True)
         values = {**asdict(self.settings), "data": self.data, "model": self.detector.model_name}
         _write_text(self.dir / "args.json", json.dumps(values, indent=2, default=str) + "\n")
@@ -292,7 +306,9 @@ class Trainer:
     def run(self) -> Run:
         """Trains to the end (or to where patience ends) and returns the run."""
         if self.finished:
-            self.progress.say(f"{self.dir}: this run has finished its {self.settings.epochs} epochs")
+            self.progress.say(
+                f"{self.dir}: this run has finished its {self.settings.epochs} epochs"
+            )
             return self._end()
         started = time.monotonic() - self.elapsed
         self._call("start")
@@ -313,7 +329,7 @@ class Trainer:
             }
             self.run_record.history.append(row)
             self._keep(metrics)
-            with open(self.dir / "results.csv", "a", encoding="utf-8") as table:
+            with (self.dir / "results.csv").open("a", encoding="utf-8") as table:
                 _write_row(table, row)
             self.progress.epoch(row, self.settings.epochs)
             self._call("epoch_end")
@@ -341,12 +357,19 @@ class Trainer:
         title = f"epoch {self.epoch + 1}/{s.epochs}"
         with contextlib.closing(batches), self.progress.bar(self.steps_an_epoch, title) as bar:  # type: ignore[type-var]
             for batch in batches:
+                if self.step == 0:
+                    self._picture(batch)
                 self._train_batch(batch)
                 sums += self.loss
                 seen += 1
                 bar.update(f"cls {sums[0] / seen:.3f} box {sums[1] / seen:.3f}")
                 self._call("batch_end")
         return float(sums[0] / max(seen, 1)), float(sums[1] / max(seen, 1))
+
+    def _picture(self, batch: Batch) -> None:
+        from deepseek_det.report import write_batch
+
+        write_batch(self.dir / "train_batch.jpg", batch, self.detector.names)
 
     def _train_batch(self, batch: Batch) -> None:
         self.last_batch = batch
@@ -355,6 +378,7 @@ class Trainer:
         self.loss = (loss.loss_cls, loss.loss_box)
         if not (math.isfinite(loss.loss_cls) and math.isfinite(loss.loss_box)):
             raise Error(self._nonfinite(batch, "the loss is not finite"))
+        assert loss.dlogits is not None and loss.ddeltas is not None
         self.detector.backward({"cls": loss.dlogits, "box": loss.ddeltas})
         self.lr = learning_rate(self.step, self.steps, self.settings.peak_lr)
         self.step += 1
@@ -452,45 +476,34 @@ class Trainer:
             "finished": self.finished,
             "history": self.run_record.history,
             "settings": {k: _plain(v) for k, v in asdict(self.settings).items()},
-            "data": self.data,
+            "data": str(Path(self.data).resolve()),
         }
         checkpoint.write(path, self.averaged.meta_dict(), self.averaged.state_dict(), training)
 
-    def _resume(self) -> None:
+    def _resume(self, t: dict[str, Any]) -> None:
         path = self.run_record.last
-        if not path.exists():
-            raise Error(f"train: resume: there is no checkpoint {path}")
-        read = checkpoint.read(path)
-        t = read.training
-        if t is None:
-            raise Error(f"train: resume: {path} has no training state")
-        settings = {k: _plain(v) for k, v in asdict(self.settings).items()}
-        free = {"workers", "device", "patience"}
-        differ = [
-            k for k in settings if k not in free and settings[k] != t["settings"].get(k, settings[k])
-        ]
-        if differ:
-            raise Error(
-                f"train: resume: {path} was trained with "
-                + ", ".join(f"{k}={t['settings'][k]!r} (now {settings[k]!r})" for k in differ)
-            )
         if t["weights"].shape != (self.detector.store.size,):
-            raise Error(f"train: resume: {path} is of another model")
+            raise Error(
+                f"train: resume: {path} has {t['weights'].size} parameters, "
+                f"{self.detector.model_name or 'the net'} has {self.detector.store.size}"
+            )
         self.detector.store.flat()[:] = t["weights"]
         self.detector.store.touch()
         self.ema[:] = t["ema"]
         self.moments[0][:] = t["m"]
         self.moments[1][:] = t["v"]
         self.epoch, self.step = int(t["epoch"]), int(t["step"])
+        self.detector._steps = self.step  # random operators draw by it
         self.best_ap = -math.inf if t["best_ap"] is None else float(t["best_ap"])
         self.best_epoch = int(t["best_epoch"])
         self.elapsed = float(t["elapsed"])
         self.finished = bool(t["finished"])
         self.run_record.history = list(t["history"])
-        with open(self.dir / "results.csv", "w", encoding="utf-8") as table:
-            table.write(",".join(COLUMNS) + "\n")
-            for row in self.run_record.history:
-                _write_row(table, row)
+        table = io.StringIO()
+        table.write(",".join(COLUMNS) + "\n")
+        for row in self.run_record.history:
+            _write_row(table, row)
+        _write_text(self.dir / "results.csv", table.getvalue())
 
     def _end(self) -> Run:
         best = Detector(self.run_record.best)
@@ -518,15 +531,44 @@ class Trainer:
 COLUMNS = ("epoch", "time_s", "loss_cls", "loss_box", "ap", "ap50", "lr")
 
 
+def _read_last(path: Path) -> dict[str, Any]:
+    """The training part of last.pt."""
+    if not path.exists():
+        raise Error(f"train: resume: there is no checkpoint {path}")
+    training = checkpoint.read(path).training
+    if training is None:
+        raise Error(f"train: resume: {path} is no run's last.pt, it has no training state")
+    return training
+
+
+def _as_started(
+    settings: Settings, data: str | os.PathLike[str] | Dataset | None, before: dict[str, Any]
+) -> tuple[Settings, str | os.PathLike[str] | Dataset]:
+    """The arguments of a run that goes on: its own, where those that came are the defaults.
+
+    Raises Error for one that came and is another than the run's.
+    """
+    own, initial = before["settings"], Settings()
+    free = ("workers", "device")
+    for name in own.keys() & asdict(settings).keys():
+        came = _plain(getattr(settings, name))
+        if name in free or came == own[name]:
+            continue
+        if came != _plain(getattr(initial, name)):
+            raise Error(
+                f"train: resume: the run was started with {name}={own[name]!r}, now {came!r} came"
+            )
+        settings = replace(settings, **{name: own[name]})
+    return settings, before["data"] if data is None else data
+
+
 def _write_row(table: IO[str], row: dict[str, float]) -> None:
     table.write(",".join(f"{row[c]:.6g}" for c in COLUMNS) + "\n")
     table.flush()
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    checkpoint.write_bytes(path, text.encode("utf-8"))
 
 
 def _plain(value: Any) -> Any:

@@ -125,6 +125,36 @@ def probe(path: Path) -> Picture:
     return picture
 
 
+def header(source: str | Path | bytes | Image.Image) -> Picture:
+    """What an image's header says; unlike `probe` it takes what `decode` takes, and believes it.
+
+    Raises `ImageError` with the code image_missing, image_too_large or image_unreadable.
+
+    >>> header(Image.new("RGB", (5, 3))).stored
+    (5, 3)
+    """
+    if isinstance(source, Image.Image):
+        _check_size(source.size, "PIL image")
+        return _describe(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        with _open(io.BytesIO(data), data[:64], len(data), "bytes") as image:
+            _check_size(image.size, "bytes")
+            return _describe(image)
+    name = str(source)
+    try:
+        _check_regular(Path(source))
+        with Path(source).open("rb") as file:
+            head = file.read(64)
+            bytes_long = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            with _open(file, head, bytes_long, name) as image:
+                _check_size(image.size, name)
+                return _describe(image)
+    except OSError as error:
+        raise _os_error(name, error) from error
+
+
 def oriented(pixels: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """`pixels` (H, W, ...) turned and mirrored as EXIF `orientation` 1..8 asks; C-contiguous.
 
