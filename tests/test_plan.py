@@ -17,7 +17,7 @@ from deepseek_det.models.blocks import (
 )
 from deepseek_det.models.pan import PAN
 
-PATTERNS = 6  # rows of graph/steps.def
+PATTERNS = 7  # rows of graph/steps.def
 
 
 class Net(nn.Module):
@@ -180,6 +180,24 @@ def test_plan_inference_equals_interpreter(name: str) -> None:
         for g, s in ((graph, store), (deployed, folded)):
             for out, e in zip(_core.Plan(g, s, types).forward([x]), expected, strict=True):
                 assert difference(out, e) <= 1e-5
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_plan_chain_of_large_maps_has_the_same_bits(stride: int) -> None:
+    """An expansion too large for the cache is computed by strips, in any number of units."""
+    graph, store = trace(Net(InvertedResidual(5, 17, 5, 5, stride, "hard_swish")))
+    deployed, folded = graph.deploy(store)
+    x = np.random.default_rng(2).standard_normal((2, 101, 112, 5)).astype(np.float32)
+    types = [("f32", x.shape)]
+    expected = _core.Interpreter(graph, store, types, seed=0).forward([x])[0]
+    single = _core.Plan(deployed, folded, types, without_patterns=1).forward([x])[0]
+    assert difference(single, expected) <= 1e-5
+    for threads in (1, 2, 3):
+        for strip in (0, 1, 3):
+            _core.set_num_threads(threads)
+            plan = _core.Plan(deployed, folded, types, strip_rows=strip)
+            assert [s["pattern"] for s in plan.steps()] == ["chain"]
+            assert plan.forward([x])[0].tobytes() == single.tobytes()
 
 
 @pytest.mark.parametrize("name", NETS)

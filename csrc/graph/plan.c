@@ -22,6 +22,8 @@ dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step) {
                    .n_phases = 1,
                    .at = -1,
                    .conv = -1,
+                   .expand = -1,
+                   .project = -1,
                    .x = -1,
                    .y = -1,
                    .residual = -1,

@@ -177,13 +177,17 @@ void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread) {
 /* ---- forward
  * ---------------------------------------------------------------------------------------- */
 
-/* A 1×1 of stride 1 without padding reads stored pixels where they lie. */
-static bool reads_in_place(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
+bool dd_conv_pointwise(const dd_conv *c) {
     return c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->groups == 1 && c->pad_top == 0 &&
-           c->pad_left == 0 && c->pad_bottom == 0 && c->pad_right == 0 && dd_is_stored(plan, s->x);
+           c->pad_left == 0 && c->pad_bottom == 0 && c->pad_right == 0;
 }
 
-static const float *bias_of(const dd_run *run, const dd_conv *c) {
+/* A 1×1 reads stored pixels where they lie. */
+static bool reads_in_place(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
+    return dd_conv_pointwise(c) && dd_is_stored(plan, s->x);
+}
+
+const float *dd_conv_bias(const dd_run *run, const dd_conv *c) {
     return c->bias >= 0 ? dd_store_data(run->binding->store, c->bias) : NULL;
 }
 
@@ -200,7 +204,7 @@ static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, 
                  .ldc = out->pitch,
                  .m = rows * c->ow,
                  .n = c->c_out,
-                 .bias = bias_of(run, c),
+                 .bias = dd_conv_bias(run, c),
                  .act = s->residual >= 0 ? s->act_after : s->act,
                  .n_end = c->c_out};
     if (s->residual >= 0) {
@@ -218,7 +222,7 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
     int taps = c->by_tap ? c->k_h * c->k_w : c->k_h;
     const float *a[256];
     size_t group = run->plan->kernels->gemm_f32_packed((int64_t)c->k_h * c->k_w * in, o);
-    const float *bias = bias_of(run, c);
+    const float *bias = dd_conv_bias(run, c);
     for (int g = 0; g < c->groups; g++) {
         for (int t = 0; t < taps; t++)
             a[t] = c->by_tap ? rows + (t / c->k_w) * c->dilation * row_floats +
@@ -257,7 +261,7 @@ static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c,
                       .width = c->ow,
                       .w = run->plan->packed + c->packed,
                       .wpitch = dd_depthwise_pitch(c),
-                      .bias = bias_of(run, c),
+                      .bias = dd_conv_bias(run, c),
                       .act = s->act,
                       .y = dd_row(run, s->y, n, y),
                       .y_pitch = run->plan->values[s->y].pitch};
@@ -362,7 +366,7 @@ static size_t strip_bytes(const dd_conv *c, int rows) {
 }
 
 /* Follows the convolution's result through what its store can do. */
-static void take_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
+void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
     const dd_graph *g = plan->graph;
     bool acted = false;
     while (plan->values[s->y].pending == DD_STORED && !dd_is_output(plan, s->y)) {
@@ -408,6 +412,12 @@ static void take_sums(dd_plan *plan, dd_step *s) {
     }
 }
 
+void dd_conv_use(dd_plan *plan, dd_conv *c) {
+    c->uses_forward = true;
+    c->packed = plan->packed_size;
+    plan->packed_size += (c->packed_floats + 15) / 16 * 16;
+}
+
 dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *matched) {
     (void)store;
     const dd_node *n = &plan->graph->nodes[node];
@@ -426,7 +436,7 @@ dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *ma
     s->y = n->out[0];
     dd_step_node(plan, s, node);
     dd_step_reads(plan, s, s->x);
-    take_epilogue(plan, s, c);
+    dd_conv_epilogue(plan, s, c);
     take_sums(plan, s);
     dd_step_writes(s, s->y);
     s->strip =
@@ -434,9 +444,7 @@ dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *ma
     if (plan->options.strip_rows > 0)
         s->strip = plan->options.strip_rows;
     s->scratch = strip_bytes(c, s->strip < c->oh ? s->strip : (int)c->oh);
-    c->uses_forward = true;
-    c->packed = plan->packed_size;
-    plan->packed_size += (c->packed_floats + 15) / 16 * 16;
+    dd_conv_use(plan, c);
     *matched = true;
     return DD_OK;
 }

@@ -28,8 +28,7 @@ static int64_t slot_floats(const dd_conv *c) {
 }
 
 static bool in_place(const dd_plan *plan, const dd_conv *c, int value) {
-    return c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->groups == 1 && c->pad_top == 0 &&
-           c->pad_left == 0 && c->pad_bottom == 0 && c->pad_right == 0 && dd_is_stored(plan, value);
+    return dd_conv_pointwise(c) && dd_is_stored(plan, value);
 }
 
 /* Zero pixels that the phases of dx read left and right of a row of dy. */
@@ -346,7 +345,7 @@ static void backward_strip(const dd_run *run, const dd_step *s, const dd_conv *c
         dx_dense(run, s, c, t);
     if (s->reduction.norm >= 0)
         dd_norm_gradient_rows(run, &s->reduction, s->dx, t->n, t->dx_begin, t->dx_end - t->dx_begin,
-                          unit);
+                              unit);
     if (wants_dw(s)) {
         float *slot = run->plan->slots + unit * slot_floats(c);
         if (c->depthwise)

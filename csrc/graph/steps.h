@@ -122,11 +122,14 @@ typedef struct dd_step {
     int reads[DD_STEP_NODES * 4], n_reads; /* stored values, for lifetimes */
     int writes[DD_STEP_NODES], n_writes;
     /* convolutions */
-    int conv;                        /* index in plan->convs; -1 */
-    int x, y, residual;              /* value ids; -1 */
-    dd_act act, act_after;           /* before and after the residual */
-    int norm;                        /* norm whose sums the store makes; -1 */
-    dd_norm_gradient reduction;          /* of dx, made in the store */
+    int conv;                   /* index in plan->convs; -1 */
+    int x, y, residual;         /* value ids; -1 */
+    dd_act act, act_after;      /* before and after the residual */
+    int norm;                   /* norm whose sums the store makes; -1 */
+    dd_norm_gradient reduction; /* of dx, made in the store */
+    /* chain: conv is the depthwise one, x the source, (y, residual, act, act_after) the last's */
+    int expand, project; /* conv records of the 1×1 before and after it; -1 */
+    dd_act act_expand, act_depthwise;
     int dy, dx, dx_residual, dw, db; /* backward pair: values (dw, db: graph values, -1 unwanted) */
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
@@ -258,6 +261,12 @@ dd_status dd_conv_record(dd_plan *plan, const dd_store *store, int node, int x, 
 void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread);
 size_t dd_conv_pack_scratch(const dd_conv *conv); /* bytes */
 int64_t dd_depthwise_pitch(const dd_conv *conv);
+/* Follows a convolution's result through what its store can do: activation, residual. */
+void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *conv);
+/* Reserves room for the packed weights. */
+void dd_conv_use(dd_plan *plan, dd_conv *conv);
+bool dd_conv_pointwise(const dd_conv *conv); /* 1×1 of stride 1, no padding, one group */
+const float *dd_conv_bias(const dd_run *run, const dd_conv *conv);
 dd_status dd_norm_record(dd_plan *plan, int node, int *norm); /* -1 where the steps can't run it */
 /* The store's entry whose gradient the value is, where nothing else reads it; else -1. */
 int dd_gradient_entry(const dd_plan *plan, int value);
@@ -268,8 +277,8 @@ bool dd_is_addition(const dd_plan *plan, const dd_node *n); /* of two values of 
 dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node);
 void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_t slot);
 /* Adds rows y..y+rows-1 of image n of dz. */
-void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
-                       int64_t rows, int64_t slot);
+void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
+                           int64_t y, int64_t rows, int64_t slot);
 /* Adds the slots in order: gradients, and (p, q, r) for the loads of dx. */
 void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *r, int64_t slots);
 void dd_norm_finish(const dd_run *run, int norm); /* sums → mean, rstd, scale, shift */
