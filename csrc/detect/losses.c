@@ -300,7 +300,8 @@ dd_status dd_loss_check(const dd_loss *loss, const double *params) {
 }
 
 dd_status dd_loss_run(const dd_loss *loss, int64_t n, const double *x, const double *t,
-                      const double *params, dd_reduction reduction, double *values, double *grad) {
+                      const double *params, dd_loss_reduction reduction, double *values,
+                      double *grad) {
     dd_status status = DD_OK;
     double *slots = NULL, sum = 0;
     int64_t units = (n + SLOT - 1) / SLOT;

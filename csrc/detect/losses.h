@@ -14,7 +14,11 @@
 #define DD_LOSS_PARAMS 2
 #define DD_LOSS_WIDTH 4
 
-typedef enum dd_reduction { DD_REDUCE_NONE = 0, DD_REDUCE_MEAN, DD_REDUCE_SUM } dd_reduction;
+typedef enum dd_loss_reduction {
+    DD_REDUCE_NONE = 0,
+    DD_REDUCE_MEAN,
+    DD_REDUCE_SUM
+} dd_loss_reduction;
 
 typedef struct dd_loss {
     const char *name, *doc;
@@ -46,7 +50,8 @@ dd_status dd_loss_check(const dd_loss *loss, const double *params);
  * n is 0. Sums go through slots of 4,096 items in order: same bits for any number of threads.
  * Fails with DD_EVALUE on parameters out of range and DD_ENOMEM. */
 dd_status dd_loss_run(const dd_loss *loss, int64_t n, const double *x, const double *t,
-                      const double *params, dd_reduction reduction, double *values, double *grad);
+                      const double *params, dd_loss_reduction reduction, double *values,
+                      double *grad);
 
 /* Weights of the class-balanced loss (Cui et al. 2019, eq. 4): (1 - beta) / (1 - beta^count),
  * normalized to sum to `classes`; a class without samples gets 0, and all get 0 where no class has

@@ -51,22 +51,23 @@ static dd_status check_piece(const dd_piece *p) {
     return DD_OK;
 }
 
-dd_status dd_piece_matrix(const dd_piece *p, int width, int height, int side, dd_affine *m) {
+dd_status dd_piece_matrix(const dd_piece *p, int width, int height, int side, dd_warp_matrix *m) {
     dd_fit fit;
     DD_TRY(check_piece(p));
     DD_TRY(dd_fit_make(width, height, side, &fit));
     double half = 0.5 * side, turn = p->degrees * (3.14159265358979323846 / 180.0);
     double c = p->scale * cos(turn), s = p->scale * sin(turn);
     double mirror_x = p->flip_lr != 0.0 ? -1.0 : 1.0, mirror_y = p->flip_ud != 0.0 ? -1.0 : 1.0;
-    dd_affine letterbox = {fit.scale, 0.0, fit.left - half, 0.0, fit.scale, fit.top - half};
-    dd_affine flip = {mirror_x, 0.0, 0.0, 0.0, mirror_y, 0.0};
-    dd_affine turned = {c, -s, half + p->shift_x * side, s, c, half + p->shift_y * side};
-    dd_affine window = {p->zoom, 0.0, p->offset_x * side, 0.0, p->zoom, p->offset_y * side};
-    *m = dd_affine_after(window, dd_affine_after(turned, dd_affine_after(flip, letterbox)));
+    dd_warp_matrix letterbox = {fit.scale, 0.0, fit.left - half, 0.0, fit.scale, fit.top - half};
+    dd_warp_matrix flip = {mirror_x, 0.0, 0.0, 0.0, mirror_y, 0.0};
+    dd_warp_matrix turned = {c, -s, half + p->shift_x * side, s, c, half + p->shift_y * side};
+    dd_warp_matrix window = {p->zoom, 0.0, p->offset_x * side, 0.0, p->zoom, p->offset_y * side};
+    *m = dd_warp_matrix_after(window,
+                              dd_warp_matrix_after(turned, dd_warp_matrix_after(flip, letterbox)));
     return DD_OK;
 }
 
-static dd_status paint(const dd_piece *piece, const dd_picture *picture, const dd_affine *m,
+static dd_status paint(const dd_piece *piece, const dd_picture *picture, const dd_warp_matrix *m,
                        int side, const dd_pixels *out) {
     dd_hsv hsv;
     DD_TRY(dd_hsv_make(piece->hue, piece->saturation, piece->value, &hsv));
@@ -81,15 +82,15 @@ static dd_status paint(const dd_piece *piece, const dd_picture *picture, const d
             dd_hsv_apply(&hsv, dd_pixels_row(out, y) + 3 * (ptrdiff_t)fit.left, fit.width);
         return DD_OK;
     }
-    dd_affine back, decoded = {picture->scale, 0.0, 0.0, 0.0, picture->scale, 0.0};
-    DD_TRY(dd_affine_invert(m, &back));
-    back = dd_affine_after(decoded, back);
+    dd_warp_matrix back, decoded = {picture->scale, 0.0, 0.0, 0.0, picture->scale, 0.0};
+    DD_TRY(dd_warp_matrix_invert(m, &back));
+    back = dd_warp_matrix_after(decoded, back);
     return dd_warp(&picture->pixels, &back, &hsv, out, dd_piece_rect(piece, side));
 }
 
 /* ---- boxes ---- */
 
-static box move_box(const float *b, const dd_affine *m) {
+static box move_box(const float *b, const dd_warp_matrix *m) {
     if (m->b == 0.0 &&
         m->d == 0.0) { /* no turn: corner by corner, so that nothing is rounded twice */
         double x0 = m->a * b[0] + m->c, x1 = m->a * b[2] + m->c;
@@ -145,7 +146,7 @@ static dd_drop judge(box *b, bool ignore, const dd_canvas *canvas, int i) {
 }
 
 /* Moves the boxes of piece i and judges them. */
-static void compose_boxes(const dd_canvas *canvas, int i, const dd_affine *m, float *boxes,
+static void compose_boxes(const dd_canvas *canvas, int i, const dd_warp_matrix *m, float *boxes,
                           uint8_t *drops) {
     const dd_picture *picture = &canvas->pictures[i];
     bool plain = canvas->n == 1 && is_identity(&canvas->pieces[i]);
@@ -179,7 +180,7 @@ dd_status dd_compose(const dd_canvas *canvas, const dd_pixels *out, float *boxes
     for (int i = 0; i < canvas->n; i++) {
         const dd_picture *picture = &canvas->pictures[i];
         const dd_piece *piece = &canvas->pieces[i];
-        dd_affine m;
+        dd_warp_matrix m;
         DD_TRY(dd_piece_matrix(piece, picture->width, picture->height, side, &m));
         DD_TRY(paint(piece, picture, &m, side, out));
         compose_boxes(canvas, i, &m, boxes, drops);

@@ -119,7 +119,8 @@ typedef struct dd_canvas {
 
 /* The pixel rectangle of a piece, and its matrix from the original's pixels to the square's. */
 dd_rect dd_piece_rect(const dd_piece *piece, int side);
-dd_status dd_piece_matrix(const dd_piece *piece, int width, int height, int side, dd_affine *m);
+dd_status dd_piece_matrix(const dd_piece *piece, int width, int height, int side,
+                          dd_warp_matrix *m);
 
 /* Paints the pieces into the square `out` and moves their boxes. What no piece covers keeps its
  * bytes; a place that three pieces share would be counted twice against the box under them. `boxes`

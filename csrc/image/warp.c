@@ -23,20 +23,20 @@ typedef struct warp {
     int64_t margin_x, margin_y;                       /* how far the places reach */
 } warp;
 
-dd_affine dd_affine_after(dd_affine s, dd_affine t) {
-    return (dd_affine){
+dd_warp_matrix dd_warp_matrix_after(dd_warp_matrix s, dd_warp_matrix t) {
+    return (dd_warp_matrix){
         s.a * t.a + s.b * t.d, s.a * t.b + s.b * t.e, s.a * t.c + s.b * t.f + s.c,
         s.d * t.a + s.e * t.d, s.d * t.b + s.e * t.e, s.d * t.c + s.e * t.f + s.f,
     };
 }
 
-dd_status dd_affine_invert(const dd_affine *m, dd_affine *inverse) {
+dd_status dd_warp_matrix_invert(const dd_warp_matrix *m, dd_warp_matrix *inverse) {
     double det = m->a * m->e - m->b * m->d;
     if (!(fabs(det) > 1e-12) || !isfinite(det) || !isfinite(m->c) || !isfinite(m->f))
         return dd_fail(DD_EVALUE,
                        "warp: a matrix of determinant %g came, one that can be inverted is needed",
                        det);
-    dd_affine v = {.a = m->e / det, .b = -m->b / det, .d = -m->d / det, .e = m->a / det};
+    dd_warp_matrix v = {.a = m->e / det, .b = -m->b / det, .d = -m->d / det, .e = m->a / det};
     v.c = -(v.a * m->c + v.b * m->f);
     v.f = -(v.d * m->c + v.e * m->f);
     *inverse = v;
@@ -149,7 +149,7 @@ static void warp_row(const warp *w, const dd_hsv *hsv, uint8_t *row, int y, dd_r
 }
 
 /* How many places a pixel needs, and where they are: a grid over the target pixel. */
-static void warp_places(warp *w, const dd_affine *m) {
+static void warp_places(warp *w, const dd_warp_matrix *m) {
     double shrink = sqrt(fabs(m->a * m->e - m->b * m->d));
     int side = shrink <= 1.5 ? 1 : shrink <= 3.0 ? 2 : shrink <= 6.0 ? 4 : 8;
     w->places = side * side;
@@ -168,9 +168,9 @@ static int64_t fixed(double value) {
     return (int64_t)llrint(value * (double)ONE);
 }
 
-dd_status dd_warp(const dd_pixels *source, const dd_affine *inverse, const dd_hsv *hsv,
+dd_status dd_warp(const dd_pixels *source, const dd_warp_matrix *inverse, const dd_hsv *hsv,
                   const dd_pixels *target, dd_rect where) {
-    const dd_affine m = *inverse;
+    const dd_warp_matrix m = *inverse;
     DD_TRY(dd_pixels_check(source, "warp: source"));
     DD_TRY(dd_pixels_check(target, "warp: target"));
     if (where.x0 < 0 || where.y0 < 0 || where.x1 > target->width || where.y1 > target->height ||

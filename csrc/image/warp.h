@@ -8,14 +8,15 @@
 #include "image/pixels.h"
 
 /* x' = a·x + b·y + c, y' = d·x + e·y + f, in continuous pixel coordinates. */
-typedef struct dd_affine {
+typedef struct dd_warp_matrix {
     double a, b, c, d, e, f;
-} dd_affine;
+} dd_warp_matrix;
 
-dd_affine dd_affine_after(dd_affine second, dd_affine first); /* second ∘ first */
+dd_warp_matrix dd_warp_matrix_after(dd_warp_matrix second,
+                                    dd_warp_matrix first); /* second ∘ first */
 
 /* The inverse; DD_EVALUE for a matrix that is singular or not finite. */
-dd_status dd_affine_invert(const dd_affine *m, dd_affine *inverse);
+dd_status dd_warp_matrix_invert(const dd_warp_matrix *m, dd_warp_matrix *inverse);
 
 /* Fills `where` of the target (which must lie within it): a target pixel takes the source at its
  * centre mapped by `inverse` (target → source), bilinear in steps of 1/256 pixel, edges repeated;
@@ -27,7 +28,7 @@ dd_status dd_affine_invert(const dd_affine *m, dd_affine *inverse);
  * depend on its coordinates alone, not on `where`. No memory is allocated. Fails with DD_EVALUE on
  * bad pictures, a rectangle outside of the target, and coefficients beyond ±2^16 (offsets ±2^30).
  */
-dd_status dd_warp(const dd_pixels *source, const dd_affine *inverse, const dd_hsv *hsv,
+dd_status dd_warp(const dd_pixels *source, const dd_warp_matrix *inverse, const dd_hsv *hsv,
                   const dd_pixels *target, dd_rect where);
 
 #endif

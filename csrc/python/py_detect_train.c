@@ -52,7 +52,8 @@ PyObject *dd_py_loss(PyObject *module, PyObject *args) {
         !(grad = hold_new(&h, NPY_FLOAT64, 2, dims)))
         goto done;
     dd_status status;
-    DD_PY_CALL(status, dd_loss_run(row, dims[0], x, t, p, (dd_reduction)reduction, values, grad));
+    DD_PY_CALL(status,
+               dd_loss_run(row, dims[0], x, t, p, (dd_loss_reduction)reduction, values, grad));
     result = status ? dd_py_raise(status) : Py_BuildValue("OO", h.arrays[3], h.arrays[4]);
 done:
     holder_release(&h);

@@ -166,11 +166,12 @@ static void check_letterbox(void) {
 
 /* ---- warp ---- */
 
-static dd_affine random_inverse(dd_stream *s, const dd_pixels *source, const dd_pixels *target) {
+static dd_warp_matrix random_inverse(dd_stream *s, const dd_pixels *source,
+                                     const dd_pixels *target) {
     double zoom = exp(dd_stream_range(s, -1.6f, 1.6f)), turn = dd_stream_range(s, -3.2f, 3.2f);
     double mirror = dd_stream_below(s, 2) ? -1 : 1;
-    dd_affine m = {zoom * cos(turn),          -zoom * sin(turn),         0,
-                   mirror * zoom * sin(turn), mirror * zoom * cos(turn), 0};
+    dd_warp_matrix m = {zoom * cos(turn),          -zoom * sin(turn),         0,
+                        mirror * zoom * sin(turn), mirror * zoom * cos(turn), 0};
     double cx = target->width * 0.5, cy = target->height * 0.5;
     m.c = source->width * dd_stream_uniform(s) - m.a * cx - m.b * cy;
     m.f = source->height * dd_stream_uniform(s) - m.d * cx - m.e * cy;
@@ -178,7 +179,8 @@ static dd_affine random_inverse(dd_stream *s, const dd_pixels *source, const dd_
 }
 
 /* The pixel by the header's words: the centre decides, then the mean over the places. */
-static double warp_twin(const dd_pixels *s, const dd_affine *m, int x, int y, int c, bool *sure) {
+static double warp_twin(const dd_pixels *s, const dd_warp_matrix *m, int x, int y, int c,
+                        bool *sure) {
     double cx = x + 0.5, cy = y + 0.5;
     double sx = m->a * cx + m->b * cy + m->c, sy = m->d * cx + m->e * cy + m->f;
     double near = fmin(fmin(fabs(sx), fabs(sx - s->width)), fmin(fabs(sy), fabs(sy - s->height)));
@@ -207,7 +209,7 @@ static void check_warp_random(void) {
         dd_pixels target = picture_make(size[2], size[3], 7),
                   parts = picture_make(size[2], size[3], 8);
         picture_smooth(&source);
-        dd_affine m = random_inverse(&s, &source, &target);
+        dd_warp_matrix m = random_inverse(&s, &source, &target);
         dd_rect all = {0, 0, target.width, target.height};
         CHECK(dd_warp(&source, &m, NULL, &target, all) == DD_OK, "%s", dd_message());
         double worst = 0;
@@ -235,7 +237,8 @@ static void check_warp_random(void) {
 static void check_warp_exact(void) {
     dd_pixels s = picture_make(20, 14, 3), t = picture_make(20, 14, 4);
     dd_rect all = {0, 0, 20, 14};
-    dd_affine same = {1, 0, 0, 0, 1, 0}, mirror = {-1, 0, 20, 0, 1, 0}, shift = {1, 0, -3, 0, 1, 5};
+    dd_warp_matrix same = {1, 0, 0, 0, 1, 0}, mirror = {-1, 0, 20, 0, 1, 0},
+                   shift = {1, 0, -3, 0, 1, 5};
     dd_warp(&s, &same, NULL, &t, all);
     CHECK(!memcmp(s.data, t.data, 20 * 14 * 3), "the identity changes bytes");
     dd_warp(&s, &mirror, NULL, &t, all);
@@ -249,17 +252,17 @@ static void check_warp_exact(void) {
     /* bad input leaves the target alone */
     dd_pixels before = picture_make(20, 14, 4);
     memcpy(before.data, t.data, 20 * 14 * 3);
-    dd_affine bad[] = {{NAN, 0, 0, 0, 1, 0},
-                       {1, 0, 0, 0, NAN, 0},
-                       {1, 0, NAN, 0, 1, 0},
-                       {1e9, 0, 0, 0, 1, 0},
-                       {1, 0, INFINITY, 0, 1, 0}};
+    dd_warp_matrix bad[] = {{NAN, 0, 0, 0, 1, 0},
+                            {1, 0, 0, 0, NAN, 0},
+                            {1, 0, NAN, 0, 1, 0},
+                            {1e9, 0, 0, 0, 1, 0},
+                            {1, 0, INFINITY, 0, 1, 0}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(dd_warp(&s, &bad[i], NULL, &t, all) == DD_EVALUE, "bad matrix %zu", i);
     CHECK(dd_warp(&s, &same, NULL, &t, (dd_rect){0, 0, 21, 14}) == DD_EVALUE, "a wide rectangle");
     CHECK(!memcmp(before.data, t.data, 20 * 14 * 3), "a failure wrote");
-    dd_affine inverse, flat = {1, 2, 0, 2, 4, 0};
-    CHECK(dd_affine_invert(&flat, &inverse) == DD_EVALUE, "a singular matrix");
+    dd_warp_matrix inverse, flat = {1, 2, 0, 2, 4, 0};
+    CHECK(dd_warp_matrix_invert(&flat, &inverse) == DD_EVALUE, "a singular matrix");
     free(s.data), free(t.data), free(before.data);
 }
 
@@ -461,7 +464,7 @@ static void check_compose_random(void) {
                   "trial %u box %d leaves its piece", trial, k);
             if (r.n == 2 && k < 3)
                 continue; /* what a cover leaves is checked by cases */
-            dd_affine m;
+            dd_warp_matrix m;
             dd_piece_matrix(&r.pieces[k / 3], pictures[k / 3].width, pictures[k / 3].height, 96,
                             &m);
             double x0 = 1e9, y0 = 1e9, x1 = -1e9, y1 = -1e9;
