@@ -142,7 +142,11 @@ static void record_axis(dd_channel_ids *c, int input, int number, list l) {
     if (value < 0 || l.n < 0)
         return;
     if (c->g->values[value].kind != DD_VALUE_ENTRY) {
-        lock_list(c, l); /* computed weights: out of reach */
+        /* an ordinary operand has a list for its last axis; computed weights are out of reach */
+        if (number == c->types[value].rank - 1)
+            unify_lists(c, c->values[value], l);
+        else
+            lock_list(c, l);
         return;
     }
     int entry = c->g->values[value].entry;
@@ -182,9 +186,14 @@ static dd_status walk(dd_channel_ids *c, const dd_type *types) {
     const dd_graph *g = c->g;
     c->types = types;
     (void)new_id(c); /* the locked class */
-    for (size_t i = 0; i < g->n_values && c->status == DD_OK; i++)
-        c->values[i] = g->values[i].kind == DD_VALUE_NODE ? (list){.n = -1}
-                                                          : new_list(c, dd_type_last(&types[i]));
+    for (size_t i = 0; i < g->n_values && c->status == DD_OK; i++) {
+        const dd_value *v = &g->values[i];
+        c->values[i] =
+            v->kind == DD_VALUE_NODE ? (list){.n = -1} : new_list(c, dd_type_last(&types[i]));
+        /* a parameter that is an operand (a scale) is free until something locks it */
+        for (int64_t k = 0; v->kind == DD_VALUE_ENTRY && k < c->values[i].n; k++)
+            c->items[c->values[i].first + (size_t)k] = new_id(c);
+    }
     for (size_t i = 0; i < g->n_nodes && c->status == DD_OK; i++) {
         const dd_node *n = c->node = &g->nodes[i];
         if (n->op->channels)

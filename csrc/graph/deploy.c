@@ -429,9 +429,13 @@ static dd_status make_arrays(pass *p) {
 dd_status dd_graph_deploy(const dd_graph *graph, const dd_store *store, dd_graph **deployed,
                           dd_store **deployed_store) {
     dd_status status;
-    pass p = {.g = graph, .s = store};
+    dd_graph *live = NULL; /* uses by dead nodes must not hinder a fold */
+    pass p = {.s = store};
     if (graph->training)
         return dd_fail(DD_EVALUE, "deploy: a training graph came, the forward graph is needed");
+    DD_TRY_DONE(dd_graph_copy(graph, &live));
+    DD_TRY_DONE(dd_graph_prune_dead(live));
+    p.g = live;
     DD_TRY_DONE(make_arrays(&p));
     read_uses(&p);
     DD_TRY_DONE(read_forms(&p));
@@ -442,8 +446,9 @@ dd_status dd_graph_deploy(const dd_graph *graph, const dd_store *store, dd_graph
     p.to = NULL;
     p.to_store = NULL;
 done:
-    for (size_t i = 0; p.forms && i < graph->n_values; i++)
+    for (size_t i = 0; p.forms && i < live->n_values; i++)
         dd_fold_free(&p.forms[i].fold);
+    dd_graph_destroy(live);
     dd_graph_destroy(p.to);
     dd_store_destroy(p.to_store);
     dd_free(p.alias);
