@@ -26,8 +26,8 @@ class Series:
     colour: str = "c0"
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers that lie in [low, high], about `count` of them.
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+    """Round numbers that lie in [low, high], about `count` of them; whole: integers only.
 
     >>> ticks(0, 1), ticks(0, 37)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 10.0, 20.0, 30.0])
@@ -38,6 +38,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(s for s in (1, 2, 2.5, 5, 10) if s * power >= rough * 0.999) * power
+    step = max(1.0, math.ceil(step)) if whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
@@ -74,7 +75,7 @@ def line_chart(
         _, v = place(x0, y)
         parts.append(f'<line class="grid" x1="{LEFT_PX}" x2="{right}" y1="{v:.1f}" y2="{v:.1f}"/>')
         parts.append(f'<text class="end" x="{LEFT_PX - 7}" y="{v + 4:.1f}">{y:g}</text>')
-    for x in ticks(x0, x1, 6):
+    for x in ticks(x0, x1, 6, whole=x_label == "epoch"):
         h, _ = place(x, y0)
         parts.append(f'<text class="mid" x="{h:.1f}" y="{bottom + 17}">{x:g}</text>')
     parts.append(f'<line class="axis" x1="{LEFT_PX}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')

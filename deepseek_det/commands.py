@@ -156,10 +156,10 @@ def predict(call: Call) -> Made:
     with warnings.catch_warnings():
         usual = warnings.showwarning
 
-        def show(message: Warning | str, *rest: Any) -> None:
+        def show(message: Warning | str, *rest: Any, **more: Any) -> None:
             if str(message).startswith("predict: passed over: "):
                 passed_over.append(str(message).removeprefix("predict: passed over: "))
-            usual(message, *rest)
+            usual(message, *rest, **more)
 
         warnings.simplefilter("always")
         warnings.showwarning = show

@@ -139,7 +139,7 @@ def _font(size: int) -> Any:
 
 
 def mosaic(images: Sequence[Pixels], columns: int = 4, side: int = 320, gap: int = 4) -> Pixels:
-    """Images as a grid on gray, each shrunk to fit a square of `side` pixels.
+    """Images as a grid on gray, shrunk where they do not fit into squares of `side` pixels.
 
     images: at least one (H, W, 3) uint8. Returns (H, W, 3) uint8.
 
@@ -147,6 +147,7 @@ def mosaic(images: Sequence[Pixels], columns: int = 4, side: int = 320, gap: int
     (22, 22, 3)
     """
     columns = min(columns, len(images))
+    side = min(side, max(max(i.shape[:2]) for i in images))
     rows = -(-len(images) // columns)
     step = side + gap
     sheet = Image.new("RGB", (columns * step + gap, rows * step + gap), (128, 128, 128))

@@ -67,6 +67,7 @@ def write_run(trainer: Trainer, best: Detector) -> Path:
 def write_batch(path: str | os.PathLike[str], batch: Batch, names: Sequence[str]) -> None:
     """Writes a picture of a training batch, augmented as the net sees it, with its boxes."""
     tiles = []
+    zoom = max(1, 320 // batch.imgsz)  # small images are enlarged, so that labels can be read
     for i in range(min(len(batch.images), 16)):
         rows = slice(batch.offsets[i], batch.offsets[i + 1])
         labels = batch.labels[rows]
@@ -74,7 +75,8 @@ def write_batch(path: str | os.PathLike[str], batch: Batch, names: Sequence[str]
         texts = [
             "ignored" if gone else t for t, gone in zip(texts, batch.ignore[rows], strict=True)
         ]
-        tiles.append(draw.draw_boxes(batch.images[i], batch.boxes[rows], labels, texts))
+        pixels = batch.images[i].repeat(zoom, 0).repeat(zoom, 1)
+        tiles.append(draw.draw_boxes(pixels, batch.boxes[rows] * zoom, labels, texts))
     write_bytes(path, draw.encode(draw.mosaic(tiles, 4, 320)))
 
 
@@ -133,7 +135,8 @@ def write_report(
     """Writes folder/report.html from what a run left and the evaluated parts.
 
     run: the run's folder, None: the same one. results.csv there gives the curves, args.json the
-    settings, train_batch.jpg the training picture; what is missing is left out. Raises OSError where it can't be written.
+    settings, train_batch.jpg the training picture; what is missing is left out. Raises OSError
+    where it can't be written.
     """
     place = Path(folder if run is None else run)
     rows = _read_history(place / "results.csv")
@@ -325,7 +328,7 @@ _STYLE = (
     ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--line);"
     "font-weight:normal}thead th{color:var(--soft);font-size:13px}th:first-child{text-align:left}"
-    ".settings td{text-align:left;font-family:ui-monospace,monospace;font-size:13px}"
+    ".settings td,.settings th{text-align:left}.settings td{font-family:ui-monospace,monospace;font-size:13px}"
     ".confusion td{text-align:center;min-width:52px;border:1px solid var(--ground)}"
     ".cell{background:rgba(var(--heat),calc(var(--s)*.75 + .04))}" + _LINES
 )
