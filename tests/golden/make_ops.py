@@ -49,8 +49,8 @@ def nhwc(x: torch.Tensor) -> torch.Tensor:
 
 
 def conv(x: Tensors, stride: Any, pads: Any, dilation: Any, groups: int) -> Tensors:
-    t, l, b, r = pads
-    padded = F.pad(nchw(x[0]), (l, r, t, b))
+    top, left, bottom, right = pads
+    padded = F.pad(nchw(x[0]), (left, right, top, bottom))
     bias = x[2] if len(x) > 2 else None
     return [nhwc(F.conv2d(padded, x[1], bias, stride, 0, dilation, groups))]
 
@@ -70,8 +70,14 @@ def batch_norm_case(name: str, shape: Any, training: bool, **a: Any) -> Case:
         mean, var = x[3].detach().clone(), x[4].detach().clone()
         y = F.batch_norm(
             nchw(x[0]) if len(shape) == 4 else x[0],
-            mean, var, x[1], x[2], training, a["momentum"], a["eps"],
-        )  # fmt: skip
+            mean,
+            var,
+            x[1],
+            x[2],
+            training,
+            a["momentum"],
+            a["eps"],
+        )
         return [nhwc(y) if len(shape) == 4 else y, mean, var]
 
     inputs = [
@@ -159,8 +165,13 @@ def binary_case(kind: str, name: str, a: Any, b: Any) -> Case:
     if kind in ("max", "min"):
         y = normal(*b)
         y.reshape(-1)[:2] = x.reshape(-1)[:2]  # ties
-    return (f"binary_{kind}_{name}", "binary", {"kind": kind}, [x, y],
-            lambda t: [BINARY[kind](t[0], t[1])])  # fmt: skip
+    return (
+        f"binary_{kind}_{name}",
+        "binary",
+        {"kind": kind},
+        [x, y],
+        lambda t: [BINARY[kind](t[0], t[1])],
+    )
 
 
 def cases() -> list[Case]:
@@ -172,12 +183,28 @@ def cases() -> list[Case]:
         conv_case("conv_3x3_s2", (2, 7, 8, 3), 16, (3, 3), False, pads=pad1, stride=[2, 2]),
         conv_case("conv_dilated", (1, 9, 8, 4), 6, (3, 3), pads=[2] * 4, dilation=[2, 2]),
         conv_case("conv_groups", (1, 6, 5, 6), 9, (3, 3), pads=pad1, groups=3),
-        conv_case("conv_odd", (2, 8, 7, 4), 6, (3, 2), pads=[0, 2, 1, 0], stride=[2, 1],
-                  dilation=[1, 2], groups=2),  # fmt: skip
+        conv_case(
+            "conv_odd",
+            (2, 8, 7, 4),
+            6,
+            (3, 2),
+            pads=[0, 2, 1, 0],
+            stride=[2, 1],
+            dilation=[1, 2],
+            groups=2,
+        ),
         conv_case("conv_depthwise_3", (2, 6, 7, 9), 9, (3, 3), pads=pad1, groups=9),
         conv_case("conv_depthwise_5", (1, 8, 7, 16), 16, (5, 5), False, pads=[2] * 4, groups=16),
-        conv_case("conv_depthwise_5_s2", (1, 9, 8, 12), 12, (5, 5), False, pads=[2] * 4,
-                  stride=[2, 2], groups=12),  # fmt: skip
+        conv_case(
+            "conv_depthwise_5_s2",
+            (1, 9, 8, 12),
+            12,
+            (5, 5),
+            False,
+            pads=[2] * 4,
+            stride=[2, 2],
+            groups=12,
+        ),
         batch_norm_case("batch_norm", (3, 4, 5, 7), True, eps=1e-5, momentum=0.1),
         batch_norm_case("batch_norm_rows", (9, 6), True, eps=1e-3, momentum=0.03),
         batch_norm_case("batch_norm_frozen", (2, 3, 5, 8), False, eps=1e-3, momentum=0.1),
@@ -187,10 +214,23 @@ def cases() -> list[Case]:
         pool_case("avg_pool", "avg_pool", (2, 6, 8, 5), [2, 2], [2, 2], 0),
         pool_case("avg_pool_inside", "avg_pool", (1, 7, 6, 4), [3, 3], [2, 2], 1),
         pool_case("avg_pool_pads", "avg_pool", (1, 7, 6, 4), [3, 3], [2, 2], 1, count_pad=True),
-        pool_case("avg_pool_ceil", "avg_pool", (1, 8, 6, 4), [3, 3], [2, 2], 1, count_pad=True,
-                  ceil_mode=True),  # fmt: skip
-        ("avg_pool_global", "avg_pool", {}, [normal(2, 4, 5, 6)],
-         lambda x: [x[0].mean((1, 2), keepdim=True)]),
+        pool_case(
+            "avg_pool_ceil",
+            "avg_pool",
+            (1, 8, 6, 4),
+            [3, 3],
+            [2, 2],
+            1,
+            count_pad=True,
+            ceil_mode=True,
+        ),
+        (
+            "avg_pool_global",
+            "avg_pool",
+            {},
+            [normal(2, 4, 5, 6)],
+            lambda x: [x[0].mean((1, 2), keepdim=True)],
+        ),
         resize_case("resize_nearest", (2, 3, 4, 5), None, [2.0, 2.0], "nearest"),
         resize_case("resize_nearest_like", (1, 5, 3, 4), (7, 8), None, "nearest"),
         resize_case("resize_bilinear", (1, 3, 5, 4), None, [2.0, 1.5], "bilinear"),
@@ -198,42 +238,120 @@ def cases() -> list[Case]:
         resize_case("resize_corners", (1, 4, 5, 3), (9, 3), None, "bilinear", True),
         ("softmax", "softmax", {"axis": -1}, [normal(3, 4, 7) * 4], lambda x: [x[0].softmax(-1)]),
         ("softmax_axis", "softmax", {"axis": 1}, [normal(2, 5, 3)], lambda x: [x[0].softmax(1)]),
-        ("layer_norm", "layer_norm", {"eps": 1e-5},
-         [normal(2, 3, 9), ("trainable", positive(9)), ("trainable", normal(9))],
-         lambda x: [F.layer_norm(x[0], (9,), x[1], x[2], 1e-5)]),
-        ("linear", "matmul", {"transpose_b": True},
-         [normal(2, 3, 5), ("trainable", normal(7, 5)), ("trainable", normal(7))],
-         lambda x: [F.linear(x[0], x[1], x[2])]),
-        ("matmul_batched", "matmul", {"transpose_a": True}, [normal(2, 3, 5, 4), normal(2, 3, 5, 6)],
-         lambda x: [x[0].transpose(-1, -2) @ x[1]]),
+        (
+            "layer_norm",
+            "layer_norm",
+            {"eps": 1e-5},
+            [normal(2, 3, 9), ("trainable", positive(9)), ("trainable", normal(9))],
+            lambda x: [F.layer_norm(x[0], (9,), x[1], x[2], 1e-5)],
+        ),
+        (
+            "linear",
+            "matmul",
+            {"transpose_b": True},
+            [normal(2, 3, 5), ("trainable", normal(7, 5)), ("trainable", normal(7))],
+            lambda x: [F.linear(x[0], x[1], x[2])],
+        ),
+        (
+            "matmul_batched",
+            "matmul",
+            {"transpose_a": True},
+            [normal(2, 3, 5, 4), normal(2, 3, 5, 6)],
+            lambda x: [x[0].transpose(-1, -2) @ x[1]],
+        ),
         ("matmul_shared", "matmul", {}, [normal(3, 5), normal(4, 5, 2)], lambda x: [x[0] @ x[1]]),
-        ("reduce_mean", "reduce", {"kind": "mean", "axes": [1, 2], "keepdims": True},
-         [normal(2, 3, 4, 5)], lambda x: [x[0].mean((1, 2), keepdim=True)]),
+        (
+            "reduce_mean",
+            "reduce",
+            {"kind": "mean", "axes": [1, 2], "keepdims": True},
+            [normal(2, 3, 4, 5)],
+            lambda x: [x[0].mean((1, 2), keepdim=True)],
+        ),
         ("reduce_sum", "reduce", {"kind": "sum"}, [normal(3, 4, 5)], lambda x: [x[0].sum()]),
-        ("reduce_max", "reduce", {"kind": "max", "axes": [-1]}, [normal(3, 4, 5).round()],
-         lambda x: [x[0].amax(-1)]),
-        ("reduce_min", "reduce", {"kind": "min", "axes": [0, 2]}, [normal(3, 4, 5)],
-         lambda x: [x[0].amin((0, 2))]),
-        ("concat", "concat", {"axis": -1}, [normal(2, 3, 4, 5), normal(2, 3, 4, 8)],
-         lambda x: [torch.cat(x, -1)]),
-        ("split", "split", {"axis": -1, "sizes": [3, 6]}, [normal(2, 3, 4, 9)],
-         lambda x: list(x[0].split([3, 6], -1))),
-        ("slice", "slice", {"starts": [1, -2], "ends": [9, 0], "axes": [1, 2], "steps": [2, -1]},
-         [normal(2, 6, 5, 3)], lambda x: [x[0][:, 1:9:2].flip(2)[:, :, 1:4]]),
-        ("pad", "pad", {"before": [0, 1, 0, 2], "after": [0, 2, 1, 0], "value": 0.5},
-         [normal(2, 3, 4, 5)], lambda x: [F.pad(x[0], (2, 0, 0, 1, 1, 2), value=0.5)]),
-        ("transpose", "transpose", {"perm": [0, 3, 1, 2]}, [normal(2, 3, 4, 5)],
-         lambda x: [nchw(x[0])]),
-        ("reshape", "reshape", {"shape": [0, -1, 6]}, [normal(2, 3, 4, 12)],
-         lambda x: [x[0].reshape(2, -1, 6)]),
-        ("expand", "expand", {"shape": [2, 3, 4, 5]}, [normal(2, 1, 1, 5)],
-         lambda x: [x[0].expand(2, 3, 4, 5)]),
-        ("depth_to_space", "depth_to_space", {"block": 2}, [normal(2, 3, 4, 12)],
-         lambda x: [nhwc(F.pixel_shuffle(nchw(x[0].reshape(2, 3, 4, 4, 3).transpose(3, 4)
-                                              .reshape(2, 3, 4, 12)), 2))]),
-        ("channel_shuffle", "channel_shuffle", {"groups": 3}, [normal(2, 3, 4, 12)],
-         lambda x: [nhwc(F.channel_shuffle(nchw(x[0]), 3))]),
-    ]  # fmt: skip
+        (
+            "reduce_max",
+            "reduce",
+            {"kind": "max", "axes": [-1]},
+            [normal(3, 4, 5).round()],
+            lambda x: [x[0].amax(-1)],
+        ),
+        (
+            "reduce_min",
+            "reduce",
+            {"kind": "min", "axes": [0, 2]},
+            [normal(3, 4, 5)],
+            lambda x: [x[0].amin((0, 2))],
+        ),
+        (
+            "concat",
+            "concat",
+            {"axis": -1},
+            [normal(2, 3, 4, 5), normal(2, 3, 4, 8)],
+            lambda x: [torch.cat(x, -1)],
+        ),
+        (
+            "split",
+            "split",
+            {"axis": -1, "sizes": [3, 6]},
+            [normal(2, 3, 4, 9)],
+            lambda x: list(x[0].split([3, 6], -1)),
+        ),
+        (
+            "slice",
+            "slice",
+            {"starts": [1, -2], "ends": [9, 0], "axes": [1, 2], "steps": [2, -1]},
+            [normal(2, 6, 5, 3)],
+            lambda x: [x[0][:, 1:9:2].flip(2)[:, :, 1:4]],
+        ),
+        (
+            "pad",
+            "pad",
+            {"before": [0, 1, 0, 2], "after": [0, 2, 1, 0], "value": 0.5},
+            [normal(2, 3, 4, 5)],
+            lambda x: [F.pad(x[0], (2, 0, 0, 1, 1, 2), value=0.5)],
+        ),
+        (
+            "transpose",
+            "transpose",
+            {"perm": [0, 3, 1, 2]},
+            [normal(2, 3, 4, 5)],
+            lambda x: [nchw(x[0])],
+        ),
+        (
+            "reshape",
+            "reshape",
+            {"shape": [0, -1, 6]},
+            [normal(2, 3, 4, 12)],
+            lambda x: [x[0].reshape(2, -1, 6)],
+        ),
+        (
+            "expand",
+            "expand",
+            {"shape": [2, 3, 4, 5]},
+            [normal(2, 1, 1, 5)],
+            lambda x: [x[0].expand(2, 3, 4, 5)],
+        ),
+        (
+            "depth_to_space",
+            "depth_to_space",
+            {"block": 2},
+            [normal(2, 3, 4, 12)],
+            lambda x: [
+                nhwc(
+                    F.pixel_shuffle(
+                        nchw(x[0].reshape(2, 3, 4, 4, 3).transpose(3, 4).reshape(2, 3, 4, 12)), 2
+                    )
+                )
+            ],
+        ),
+        (
+            "channel_shuffle",
+            "channel_shuffle",
+            {"groups": 3},
+            [normal(2, 3, 4, 12)],
+            lambda x: [nhwc(F.channel_shuffle(nchw(x[0]), 3))],
+        ),
+    ]
     made += [unary_case(kind) for kind in UNARY]
     made += [binary_case(kind, "same", (2, 3, 5), (2, 3, 5)) for kind in BINARY]
     made += [binary_case(k, "channels", (2, 3, 4, 7), (7,)) for k in ("add", "sub", "mul", "div")]
@@ -249,10 +367,11 @@ def main() -> None:
         roles = [role for role, _ in given]
         arrays |= {f"{name}/in{k}": a.astype(np.float32) for k, (_, a) in enumerate(given)}
         tensors = [
-            torch.tensor(arrays[f"{name}/in{k}"], dtype=torch.float64)
-            .requires_grad_(role in ("input", "trainable"))
+            torch.tensor(arrays[f"{name}/in{k}"], dtype=torch.float64).requires_grad_(
+                role in ("input", "trainable")
+            )
             for k, role in enumerate(roles)
-        ]  # fmt: skip
+        ]
         outputs = run([t for t, role in zip(tensors, roles, strict=True) if role != "like"])
         after = outputs[1:] if op == "batch_norm" else []
         outputs = outputs[: len(outputs) - len(after)]

@@ -1,0 +1,246 @@
+"""The operator table seen from Python: wrong use is refused in words, and what gradients don't show.
+
+Values and gradients are checked in test_ops_golden.py (torch) and tests/c/check_ops.c (finite
+differences); here are refusals, integers, comparisons, dropout, and the generated page.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepseek_det import _core
+
+ROOT = Path(__file__).resolve().parent.parent
+Shape = tuple[int, ...] | tuple[str, tuple[int, ...]] | None
+
+
+def build(op: str, params: dict[str, Any], types: list[Any]) -> tuple[_core.Graph, list[Any]]:
+    """A graph of one node on inputs of the given types (None: absent)."""
+    graph = _core.Graph()
+    ids, given = [], []
+    for k, t in enumerate(types):
+        if t is None:
+            ids.append(None)
+            continue
+        dtype, shape = t if t and isinstance(t[0], str) else ("f32", t)
+        ids.append(graph.input(f"x{k}", dtype, shape))
+        given.append((dtype, shape))
+    sizes = params.get("sizes")
+    made = graph.node(op, "n", ids, params, len(sizes) if sizes else params.get("parts", 0))
+    for k, value in enumerate(made):
+        graph.output(f"y{k}", value)
+    return graph, given
+
+
+def run(op: str, params: dict[str, Any], *arrays: np.ndarray) -> list[np.ndarray]:
+    names = {"float32": "f32", "uint8": "u8", "int8": "s8", "int32": "s32"}
+    types = [(names[str(a.dtype)], a.shape) for a in arrays]
+    graph, given = build(op, params, types)
+    return _core.Interpreter(graph, _core.Store(), given).forward(list(arrays))
+
+
+X = (2, 6, 5, 4)
+REFUSED: list[tuple[str, dict[str, Any], list[Any], str]] = [
+    ("conv", {}, [(2, 6, 5), (8, 4, 3, 3)], "x is f32 .2, 6, 5., rank 4"),
+    ("conv", {}, [("u8", X), (8, 4, 3, 3)], "x is u8, f32 is needed"),
+    ("conv", {}, [X, (8, 3, 3, 3)], "weight has 3 input channels in 1 groups, x has 4"),
+    ("conv", {"groups": 3}, [X, (8, 4, 3, 3)], "8 output channels in 3 groups"),
+    ("conv", {"groups": 0}, [X, (8, 4, 3, 3)], "groups is 0"),
+    ("conv", {"stride": [0, 1]}, [X, (8, 4, 3, 3)], "stride has 0"),
+    ("conv", {"stride": [2]}, [X, (8, 4, 3, 3)], "stride has 1 items, 2"),
+    ("conv", {"pads": [1, 1]}, [X, (8, 4, 3, 3)], "pads has 2 items, 4"),
+    ("conv", {"pads": [-1, 0, 0, 0]}, [X, (8, 4, 3, 3)], "pads has -1"),
+    ("conv", {"dilation": [3, 3]}, [X, (8, 4, 3, 3)], "too few for 3×3 taps"),
+    ("conv", {}, [X, (8, 4, 3, 3), (7,)], "bias is f32 .7,., f32 .8,. is needed"),
+    ("conv", {}, [X, None], "input 1 is absent"),
+    ("matmul", {}, [(3, 5), (4, 7)], "a has 5 columns, b has 4 rows"),
+    ("matmul", {}, [(2, 3, 5), (3, 5, 7)], "leading axes must agree"),
+    ("matmul", {}, [(5,), (5, 7)], "rank 2 to 6"),
+    ("matmul", {"transpose_b": True}, [(3, 5), (7, 5), (5,)], "bias"),
+    ("batch_norm", {}, [X, (4,), (4,), (4,), (3,)], "running variance"),
+    ("batch_norm", {"eps": 0.0}, [X, (4,), (4,), (4,), (4,)], "eps is 0"),
+    ("batch_norm", {"momentum": 1.5}, [X, (4,), (4,), (4,), (4,)], "momentum is 1.5"),
+    ("layer_norm", {}, [X, (5,)], "gamma"),
+    ("layer_norm", {"eps": -1.0}, [X], "eps is -1"),
+    ("softmax", {"axis": 4}, [X], "axis is 4, -4 to 3"),
+    ("unary", {"kind": "clip", "a": 2.0, "b": 1.0}, [X], "clip from a = 2 to b = 1"),
+    ("unary", {}, [("s32", X)], "x is s32"),
+    ("binary", {}, [X, (3,)], "do not broadcast"),
+    ("binary", {}, [X, ("u8", X)], "b is u8"),
+    ("max_pool", {"kernel": [7, 7]}, [X], "too few for 7 taps"),
+    ("max_pool", {"kernel": [2, 2], "pads": [2, 0, 0, 0]}, [X], "less than the kernel's 2"),
+    ("avg_pool", {"stride": [2, 2]}, [X], "stride and pads need a kernel"),
+    ("avg_pool", {"kernel": [0, 2]}, [X], "kernel has 0"),
+    ("reduce", {"axes": [1, 1]}, [X], "axis 1 is named twice"),
+    ("reduce", {"axes": [5]}, [X], "axis is 5"),
+    ("reduce", {"kind": "max"}, [(2, 0, 3)], "axis 1 is empty"),
+    ("reduce", {}, [X, (3,)], "does not broadcast"),
+    ("reduce", {"kind": "mean"}, [X, (4,)], "kind is sum"),
+    ("concat", {}, [X, (2, 5, 5, 4)], "all but axis 3 must agree"),
+    ("concat", {}, [X, ("u8", X)], "must agree"),
+    ("concat", {"axis": -5}, [X], "axis is -5"),
+    ("split", {"parts": 3}, [X], "axis 3 of 4 in 3 equal parts"),
+    ("split", {"sizes": [1, 2]}, [X], "sizes sum to 3, axis 3 has 4"),
+    ("split", {"sizes": [-1, 5]}, [X], "a size is -1"),
+    ("slice", {"starts": [0], "ends": [1, 2]}, [X], "items"),
+    ("slice", {"starts": [0], "ends": [1], "steps": [0]}, [X], "a step is 0"),
+    ("slice", {"starts": [0, 0], "ends": [1, 1], "axes": [1, -3]}, [X], "named twice"),
+    ("pad", {"before": [1], "after": [1]}, [X], "before has 1 items, 4"),
+    ("pad", {"before": [-1], "after": [0]}, [(3,)], "before has -1"),
+    ("reshape", {"shape": [-1, -1]}, [X], "one -1"),
+    ("reshape", {"shape": [7, -1]}, [X], "does not fill"),
+    ("reshape", {"shape": [2**31, 2**31, 2**31]}, [X], "larger than"),
+    ("reshape", {"shape": [-2]}, [X], "shape.0. is -2"),
+    ("transpose", {"perm": [0, 1, 2]}, [X], "perm has 3 items"),
+    ("transpose", {"perm": [0, 1, 1, 2]}, [X], "named twice"),
+    ("transpose", {"perm": [0, 1, 2, 2**40]}, [X], "axis is"),
+    ("expand", {}, [X], "either `shape` or a second input"),
+    ("expand", {"shape": [3, 6, 5, 4]}, [X], "does not broadcast"),
+    ("resize", {}, [X], "either `scale` or a second input"),
+    ("resize", {"scale": [0.1, 1.0]}, [X], "6 to 0 pixels"),
+    ("resize", {"scale": [-1.0, 1.0]}, [X], "scale is -1"),
+    ("resize", {"scale": [2.0]}, [X], "scale has 1 items"),
+    ("resize", {"scale": [2.0, 2.0], "align_corners": True}, [X], "align_corners"),
+    ("space_to_depth", {"block": 4}, [X], "blocks have 4"),
+    ("space_to_depth", {"block": 0}, [X], "block is 0"),
+    ("depth_to_space", {"block": 3}, [X], "a multiple of 9"),
+    ("channel_shuffle", {"groups": 3}, [X], "4 channels in 3 groups"),
+    ("quantize", {}, [X], "scale has 0 items"),
+    ("quantize", {"scale": [0.0]}, [X], "scale is 0"),
+    ("quantize", {"scale": [1.0], "zero": [0.5]}, [X], "whole number of u8"),
+    ("quantize", {"scale": [1.0], "zero": [-1.0]}, [X], "whole number of u8"),
+    ("dequantize", {"scale": [1.0]}, [("s32", X)], "x is s32"),
+    ("dequantize", {"scale": [1.0] * 3}, [("u8", X)], "scale has 3 items, 1 or 4"),
+    ("dequantize", {"scale": [float("inf")]}, [("u8", X)], "scale is inf"),
+    ("dropout", {"p": 1.0}, [X], "p is 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "params", "types", "words"), REFUSED, ids=[f"{r[0]}-{r[3][:24]}" for r in REFUSED]
+)
+def test_wrong_use_is_refused_with_node_operator_and_cause(
+    op: str, params: dict[str, Any], types: list[Any], words: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=words) as caught:
+        graph, given = build(op, params, types)
+        graph.infer(_core.Store(), given)
+    assert op in str(caught.value)
+
+
+def test_quantize_rounds_half_to_even_and_saturates() -> None:
+    x = np.array([-9, -0.5, 0.5, 1.5, 2.5, 3, 300, np.nan, np.inf, -np.inf], np.float32)
+    (y,) = run("quantize", {"scale": [1.0], "zero": [1.0]}, x)
+    assert y.dtype == np.uint8
+    assert y.tolist() == [0, 1, 1, 3, 3, 4, 255, 1, 255, 0]
+    (y,) = run("quantize", {"scale": [0.5], "zero": [-2.0], "dtype": "s8"}, x[:6])
+    assert y.tolist() == [-20, -3, -1, 1, 3, 4]
+
+
+def test_dequantize_inverts_quantize_within_half_a_step() -> None:
+    x = np.linspace(-1, 1, 500).reshape(100, 5).astype(np.float32)
+    scale, zero = [0.01, 0.02, 0.008, 0.05, 0.1], [128.0, 100.0, 127.0, 30.0, 11.0]
+    (q,) = run("quantize", {"scale": scale, "zero": zero}, x)
+    (y,) = run("dequantize", {"scale": scale, "zero": zero}, q)
+    assert np.all(np.abs(y - x) <= np.array(scale, np.float32) / 2 + 1e-6)
+    assert np.array_equal(run("dequantize", {"scale": [0.1]}, x)[0], x), "floats pass through"
+
+
+def test_cast_truncates_and_saturates() -> None:
+    x = np.array([-300, -1.7, -0.2, 1.9, 127.5, 300, np.nan, np.inf], np.float32)
+    assert run("cast", {"dtype": "u8"}, x)[0].tolist() == [0, 0, 0, 1, 127, 255, 0, 255]
+    assert run("cast", {"dtype": "s8"}, x)[0].tolist() == [-128, -1, 0, 1, 127, 127, 0, 127]
+    assert run("cast", {"dtype": "s32"}, x)[0].tolist() == [-300, -1, 0, 1, 127, 300, 0, 2**31 - 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        ("equal", np.equal),
+        ("not_equal", np.not_equal),
+        ("less", np.less),
+        ("less_equal", np.less_equal),
+        ("greater", np.greater),
+        ("greater_equal", np.greater_equal),
+    ],
+)
+def test_comparisons_give_numpys_answers(kind: str, function: Any) -> None:
+    a = np.array([[0, 1, 2, np.nan]], np.float32)
+    b = np.array([[1], [2], [np.nan]], np.float32)
+    (y,) = run("binary", {"kind": kind}, a, b)
+    assert y.dtype == np.uint8
+    assert np.array_equal(y.astype(bool), function(a, b))
+
+
+def test_dropout_draw_depends_on_seed_and_step_only() -> None:
+    x = np.ones((4, 1000), np.float32)
+    graph, given = build("dropout", {"p": 0.25}, [x.shape])
+    store = _core.Store()
+    assert np.array_equal(_core.Interpreter(graph, store, given).forward([x])[0], x)
+    training = graph.differentiate(store, True)
+
+    def draw(seed: int, step: int, executor: str = "Interpreter") -> np.ndarray:
+        return getattr(_core, executor)(training, store, given, seed=seed).forward([x], step)[0]
+
+    y = draw(1, 5)
+    assert np.array_equal(y, draw(1, 5)) and np.array_equal(y, draw(1, 5, "Plan"))
+    assert not np.array_equal(y, draw(1, 6)) and not np.array_equal(y, draw(2, 5))
+    assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 0.03
+
+    run_ = _core.Interpreter(training, store, given, seed=1)
+    kept = run_.forward([x], 5)[0] != 0
+    given_back = run_.backward([np.ones_like(x), None], np.zeros(0, np.float32))["d:x0"]
+    assert np.array_equal(given_back != 0, kept)
+
+
+def test_stop_gradient_stops_it() -> None:
+    graph = _core.Graph()
+    x = graph.input("x", "f32", (3,))
+    (held,) = graph.node("stop_gradient", "held", [x])
+    (product,) = graph.node("binary", "product", [x, held], {"kind": "mul"})
+    graph.output("y", product)
+    store = _core.Store()
+    run_ = _core.Interpreter(graph.differentiate(store, True), store, [("f32", (3,))])
+    values = np.array([1, 2, 3], np.float32)
+    assert run_.forward([values])[0].tolist() == [1, 4, 9]
+    back = run_.backward([np.ones(3, np.float32), None], np.zeros(0, np.float32))
+    assert back["d:x"].tolist() == [1, 2, 3], "as if the held factor were a constant"
+
+
+def test_space_to_depth_order_and_inverse() -> None:
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
+    (y,) = run("space_to_depth", {"block": 2}, x)
+    want = x.reshape(2, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 2, 3, 12)
+    assert np.array_equal(y, want)
+    assert np.array_equal(run("depth_to_space", {"block": 2}, y)[0], x)
+
+
+@pytest.mark.parametrize("cut", [(1, 7, 2), (-2, -9, -1), (5, -99, -2), (0, 99, 1), (4, 2, 1)])
+def test_slice_is_pythons(cut: tuple[int, int, int]) -> None:
+    x = np.arange(24, dtype=np.float32).reshape(3, 8)
+    start, end, step = cut
+    params = {"starts": [start], "ends": [end], "axes": [1], "steps": [step]}
+    assert np.array_equal(run("slice", params, x)[0], x[:, start:end:step])
+
+
+def test_nan_comes_through_maxima_and_activations() -> None:
+    x = np.array([1, np.nan, 3, -1], np.float32)
+    assert np.isnan(run("reduce", {"kind": "max"}, x)[0])
+    assert np.isnan(run("max_pool", {}, x.reshape(1, 2, 2, 1))[0]).all()
+    for kind in ("relu", "clip", "hard_swish", "hard_sigmoid", "sigmoid", "leaky_relu"):
+        (y,) = run("unary", {"kind": kind, "a": 0.0, "b": 6.0}, x)
+        assert np.isnan(y).tolist() == [False, True, False, False], kind
+
+
+def test_operator_page_is_what_the_table_says() -> None:
+    path = ROOT / "docs" / "make_operators.py"
+    spec = importlib.util.spec_from_file_location("make_operators", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    have = path.with_name("operators.md").read_text(encoding="utf-8")
+    assert have == module.page(), "run `python docs/make_operators.py`"
