@@ -1,4 +1,4 @@
-"""The operator table seen from Python: wrong use is refused in words, and what gradients don't show.
+"""The operator table from Python: wrong use is refused in words, and what gradients don't show.
 
 Values and gradients are checked in test_ops_golden.py (torch) and tests/c/check_ops.c (finite
 differences); here are refusals, integers, comparisons, dropout, and the generated page.
