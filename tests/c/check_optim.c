@@ -159,7 +159,7 @@ static void check_formulas(dd_optimizer_kind kind, bool clip) {
 
 static void check_threads(void) {
     for (int kind = DD_SGD; kind <= DD_ADAMW; kind++) {
-        buffers first;
+        buffers first = {0};
         double norms[5];
         for (int threads = 1; threads <= 4; threads++) {
             buffers b;
