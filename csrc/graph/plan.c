@@ -194,7 +194,8 @@ static dd_status record_convs(dd_plan *plan, const dd_store *store) {
         if (n->op == &dd_op_conv && dd_pattern_on(plan, DD_PATTERN_conv))
             DD_TRY(dd_conv_record(plan, store, (int)i, n->in[0], n->out[0], n->in[1],
                                   n->n_in > 2 ? n->in[2] : -1, &plan->conv_of[i]));
-        if ((!dx && !dw) || !dd_pattern_on(plan, DD_PATTERN_conv_backward))
+        if ((!dx && !dw) || !dd_pattern_on(plan, DD_PATTERN_conv_backward) ||
+            (int)i < g->n_forward) /* the step adds into the gradient: it is for the backward */
             continue;
         int x = dx ? n->in[2] : n->in[0], dy = dx ? n->in[0] : n->in[1], w = n->in[dx ? 1 : 2];
         int record = -1;
