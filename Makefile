@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 BUILD := build/c
-# Without the checkout on the path: tests see what a user of the wheel sees.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+# ON: a warning of the compiler ends `make test`; for those who change the core.
+WERROR ?= OFF
 
 SOURCES := $(shell find csrc deepseek_det -name '*.[ch]' -o -name '*.def' -o -name '*.py' -o -name '*.pyi') \
            CMakeLists.txt pyproject.toml README.md LICENSE
@@ -31,24 +32,23 @@ $(VENV)/installed: $(VENV)/made $(SOURCES)
 	$(PY) -m pip install -q --disable-pip-version-check .
 	touch $@
 
-$(VENV)/tested: $(VENV)/installed
-	$(PY) -m pip install -q --disable-pip-version-check '.[test]' 'cmake>=3.26' ninja
+# What an extra of pyproject.toml asks for, without building the package once more.
+$(VENV)/extra-%: $(VENV)/made pyproject.toml
+	$(PY) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["optional-dependencies"]["$*"], sep="\n")' > $@.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r $@.txt
 	touch $@
 
-ctest: $(VENV)/tested
-	$(VENV)/bin/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DDD_TESTS=ON
+ctest: $(VENV)/extra-test
+	$(VENV)/bin/cmake -S . -B $(BUILD) -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(VENV)/bin/ninja -DDD_TESTS=ON -DDD_WERROR=$(WERROR)
 	$(VENV)/bin/cmake --build $(BUILD) -j $(JOBS)
 	$(VENV)/bin/ctest --test-dir $(BUILD) --output-on-failure
 
 # From the tests' folder and not by `python -m`, so that the installed package is imported.
-pytest: $(VENV)/tested
+pytest: $(VENV)/installed $(VENV)/extra-test
 	cd tests && ../$(VENV)/bin/pytest
 
-$(VENV)/linted: $(VENV)/installed
-	$(PY) -m pip install -q --disable-pip-version-check '.[lint]'
-	touch $@
-
-lint: $(VENV)/linted
+lint: $(VENV)/installed $(VENV)/extra-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
@@ -56,7 +56,7 @@ lint: $(VENV)/linted
 	  git ls-files '*.c' '*.h' | xargs clang-format --dry-run -Werror; \
 	else echo "clang-format is not installed: the format of C files was not checked"; fi
 
-format: $(VENV)/linted
+format: $(VENV)/extra-lint
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	git ls-files '*.c' '*.h' | xargs clang-format -i
