@@ -29,11 +29,15 @@ enum { MAX_NV = 5, MAX_ACC = 28 };
 #define ROWS_3 9
 #define ROWS_4 6
 #define ROWS_5 5
-#else
+#elif VL > 1
 enum { MAX_NV = 3, MAX_ACC = 12 };
 #define ROWS_1 12
 #define ROWS_2 6
 #define ROWS_3 4
+#else /* the scalar build is read for its results, not for its speed */
+enum { MAX_NV = 2, MAX_ACC = 8 };
+#define ROWS_1 4
+#define ROWS_2 4
 #endif
 
 /* X(1, nv) X(2, nv) ... X(rows, nv) */
@@ -53,14 +57,18 @@ enum { MAX_NV = 3, MAX_ACC = 12 };
     UP_TO(ROWS_1, X, 1)                                                                            \
     UP_TO(ROWS_2, X, 2) UP_TO(ROWS_3, X, 3) UP_TO(ROWS_4, X, 4) UP_TO(ROWS_5, X, 5)
 static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3, ROWS_4, ROWS_5};
-#else
+#elif VL > 1
 #define TILES(X) UP_TO(ROWS_1, X, 1) UP_TO(ROWS_2, X, 2) UP_TO(ROWS_3, X, 3)
 static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2, ROWS_3};
+#else
+#define TILES(X) UP_TO(ROWS_1, X, 1) UP_TO(ROWS_2, X, 2)
+static const int tile_rows[MAX_NV + 1] = {0, ROWS_1, ROWS_2};
 #endif
 enum { MAX_MR = ROWS_1 };
 
-/* What a block may take of the first-level cache, of 32 KB at least. */
-enum { BLOCK_FLOATS = 4096 };
+/* What a block of A may take: it shares the first-level cache with a panel of B or, with long K,
+ * lies in the second one. */
+enum { BLOCK_FLOATS = 8192 };
 
 /* Vectors of a panel for a product of `vectors` vectors of columns. Its rows come from tile_rows,
  * so a last panel of one vector would leave too few sums in flight: such cuts come last. */
@@ -76,6 +84,8 @@ static int panel_vectors(int vectors) {
         if (vectors % widths[i] > 1)
             return widths[i];
     return 4;
+#elif VL == 1
+    return vectors <= MAX_NV ? vectors : MAX_NV;
 #else
     if (vectors <= MAX_NV)
         return vectors;

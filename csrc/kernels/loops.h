@@ -2,9 +2,26 @@
 #ifndef DD_KERNELS_LOOPS_H
 #define DD_KERNELS_LOOPS_H
 
+#if defined(__SANITIZE_ADDRESS__)
+#define DD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
+#define DD_SANITIZED 1
+#endif
+#endif
+
 /* Before a loop of at most 64 turns with constant bounds: it is written out, so that arrays of
- * vectors indexed by its variable live in registers. Both compilers need to be told. */
-#if defined(__clang__)
+ * vectors indexed by its variable live in registers. Both compilers need to be told. A sanitizer
+ * puts a check at every access: there loops stay loops, or a file takes minutes to compile. */
+#if defined(DD_SANITIZED) && defined(__clang__)
+#define DD_UNROLL _Pragma("clang loop unroll(disable)")
+#define DD_ROLLED DD_UNROLL
+#define DD_UNROLL_BY_2 DD_UNROLL
+#elif defined(DD_SANITIZED)
+#define DD_UNROLL _Pragma("GCC unroll 1")
+#define DD_ROLLED DD_UNROLL
+#define DD_UNROLL_BY_2 DD_UNROLL
+#elif defined(__clang__)
 #define DD_UNROLL _Pragma("clang loop unroll(full)")
 #define DD_ROLLED _Pragma("clang loop unroll(disable)")
 #define DD_UNROLL_BY_2 _Pragma("clang loop unroll_count(2)")
