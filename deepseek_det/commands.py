@@ -17,7 +17,7 @@ from deepseek_det.checkpoint import write_bytes
 from deepseek_det.detector import Detector
 from deepseek_det.errors import Error
 from deepseek_det.progress import Progress
-from deepseek_det.runs import claim
+from deepseek_det.runs import claim, place
 
 if TYPE_CHECKING:
     from deepseek_det.data.records import Defect
@@ -79,7 +79,7 @@ def train(call: Call) -> Made:
     arguments = call.only(*(n for n in names if n not in ("callbacks", "verbose")))
     model = call.model
     if call.resume:
-        last = Path(call.project) / call.name / "weights" / "last.pt"
+        last = place(call.project, call.name, "train") / "weights" / "last.pt"
         if not last.is_file():
             raise Error(f"train: resume: there is no checkpoint {last}")
         model = last

@@ -8,6 +8,13 @@ from pathlib import Path
 from deepseek_det.errors import Error
 
 
+def place(project: str | os.PathLike[str], name: str, who: str = "run") -> Path:
+    """project/name as a path; ValueError where the words make no folder's name."""
+    if not name or "\0" in name or not os.fspath(project):
+        raise ValueError(f"{who}: project {str(project)!r} and name {name!r} make no folder's name")
+    return Path(project) / name
+
+
 def claim(
     project: str | os.PathLike[str], name: str, exist_ok: bool = False, who: str = "run"
 ) -> Path:
@@ -23,9 +30,7 @@ def claim(
     ...     claim(folder, "train").name
     'train2'
     """
-    if not name or "\0" in name or os.fspath(project) == "":
-        raise ValueError(f"{who}: project {project!r} and name {name!r} make no folder's name")
-    base = Path(project) / name
+    base = place(project, name, who)
     base.parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -32,7 +32,7 @@ from deepseek_det.errors import Error
 from deepseek_det.metrics import Metrics
 from deepseek_det.predict import evaluate, load_for
 from deepseek_det.progress import Progress
-from deepseek_det.runs import claim
+from deepseek_det.runs import claim, place
 
 Callback = Callable[[str, "Trainer"], object]
 """Called as callback(event, trainer): "start", "epoch_start", "batch_end", "epoch_end", "end"."""
@@ -144,7 +144,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up over 60 steps (a tenth of a short run), then a cosine to 1 % of the peak.
 
     >>> [round(learning_rate(s, 780, 0.01), 5) for s in (0, 59, 420, 779)]
-    [0.00017, 0.01, 0.00505, 0.0001]
+    [0.00017, 0.01, 0.00504, 0.0001]
     """
     warm = min(WARMUP_STEPS, max(1, steps // 10))
     if step < warm:
@@ -178,7 +178,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         verbose: bool = True,
     ) -> None:
-        self.dir = Path(project) / name
+        self.dir = place(project, name, "train")
         self.run_record = Run(self.dir)
         before = _read_last(self.run_record.last) if resume else None
         if before is not None:
