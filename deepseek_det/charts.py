@@ -41,7 +41,7 @@ def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[
     step = max(1.0, math.ceil(step)) if whole else step
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(i * step, 12) + 0.0 for i in range(first, last + 1)]
+    return [float(f"{i * step:.12g}") + 0.0 for i in range(first, last + 1)]
 
 
 def line_chart(
