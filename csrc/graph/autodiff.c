@@ -23,6 +23,7 @@ dd_status dd_grad_node(dd_graph *g, const char *op, const char *name, const void
     const dd_op *found = dd_op_find(op);
     if (!found)
         return dd_fail(DD_EVALUE, "%s: there is no operator '%s' for its gradient", name, op);
+    /* A caller with too small an `out` would be written past its end. */
     int count = found->n_outputs ? found->n_outputs : 1;
     if (count != n_out)
         return dd_fail(DD_EVALUE, "%s: %s has %d outputs, its caller takes %d", name, op, count,
@@ -133,6 +134,7 @@ static dd_status add_seed(dd_graph *g, const char *output, int of, int *value) {
 
 /* ---- the backward pass ----------------------------------------------------------------------- */
 
+/* The state of one differentiation. */
 typedef struct pass {
     dd_graph *g;
     const dd_store *store;
@@ -146,6 +148,7 @@ static void mark_wanted(pass *p, bool inputs_too) {
     const dd_graph *g = p->g;
     for (size_t i = 0; i < g->n_values; i++) {
         const dd_value *v = &g->values[i];
+        /* running statistics and constants are never wanted, whatever reads them */
         p->grad[i] = -1;
         if (v->kind == DD_VALUE_ENTRY) {
             const dd_entry *e = &p->store->entries[v->entry];
@@ -192,6 +195,7 @@ static dd_status arrive(pass *p, int v, int gradient) {
 /* The gradient nodes of forward node `index`. */
 static dd_status differentiate_node(pass *p, int index) {
     int dout[DD_MANY], din[DD_MANY];
+    /* by value: op->grad appends nodes and moves the array; in, out and params stay in place */
     const dd_node n = p->g->nodes[index];
     bool arrives = false, wanted = false;
     if (n.op->flags & DD_OP_NO_GRAD)
@@ -205,6 +209,7 @@ static dd_status differentiate_node(pass *p, int index) {
         din[k] = n.in[k] >= 0 && data && p->wanted[n.in[k]];
         wanted |= din[k] == 1;
     }
+    /* Nothing comes from behind, or nobody before it wants anything: no backward node. */
     if (!arrives || !wanted)
         return DD_OK;
     DD_TRY(n.op->grad ? n.op->grad(p->g, index, dout, din)
@@ -238,6 +243,9 @@ static dd_status append_backward(pass *p, const int *seeds, bool inputs_too) {
     return dd_alloc_array(g->n_outputs, sizeof *g->seeds, &g->seeds);
 }
 
+/* Order matters: the border between forward and backward is set once the forward is copied; seeds
+ * come before the backward nodes, so that every input of a node has a smaller id than its outputs;
+ * fusion leaves dead nodes, which go last. */
 static dd_status differentiate_into(const dd_graph *forward, pass *p, int *map, bool inputs_too) {
     dd_status status;
     dd_graph *g = p->g;
@@ -248,6 +256,7 @@ static dd_status differentiate_into(const dd_graph *forward, pass *p, int *map, 
     DD_TRY(dd_alloc_array(g->n_values + forward->n_outputs, sizeof *p->wanted, &p->wanted));
     DD_TRY(dd_alloc_array(g->n_values + forward->n_outputs, sizeof *p->grad, &p->grad));
     DD_TRY(dd_alloc_array(forward->n_outputs, sizeof *seeds, &seeds));
+    /* by value of the forward part; the seeds come after it and need no row of their own */
     mark_wanted(p, inputs_too);
     for (size_t i = 0; i < forward->n_outputs; i++)
         DD_TRY_DONE(add_seed(g, g->output_names[i], g->outputs[i], &seeds[i]));

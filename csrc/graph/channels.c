@@ -3,11 +3,13 @@
 
 #include "base/memory.h"
 
+/* A run of `items`. */
 typedef struct list {
     size_t first;
     int64_t n; /* -1: not known */
 } list;
 
+/* The channels along one axis of a store's entry. */
 typedef struct axis {
     int entry, axis;
     list list;
@@ -29,6 +31,7 @@ struct dd_channel_ids {
 
 /* ---- union-find ------------------------------------------------------------------------------ */
 
+/* With path halving: chains stay short without a second pass. */
 static int root(dd_channel_ids *c, int id) {
     while (c->parent[id] != id) {
         c->parent[id] = c->parent[c->parent[id]];
@@ -48,11 +51,13 @@ static void unite(dd_channel_ids *c, int a, int b) {
         c->parent[a] = b;
 }
 
+/* Hooks return nothing; the first failure is kept and reported at the end. */
 static void note(dd_channel_ids *c, dd_status status) {
     if (c->status == DD_OK)
         c->status = status;
 }
 
+/* A channel that nothing is tied to yet; the locked one after a failure. */
 static int new_id(dd_channel_ids *c) {
     dd_status status = dd_reserve(&c->parent, &c->ids_capacity, c->n_ids + 1, sizeof *c->parent);
     if (status != DD_OK) {
@@ -77,6 +82,7 @@ static list new_list(dd_channel_ids *c, int64_t n) {
     return l;
 }
 
+/* Channel by channel; lists of different lengths have nothing to say to each other. */
 static void unify_lists(dd_channel_ids *c, list a, list b) {
     for (int64_t k = 0; k < a.n && a.n == b.n; k++)
         unite(c, c->items[a.first + (size_t)k], c->items[b.first + (size_t)k]);
@@ -89,6 +95,7 @@ static void lock_list(dd_channel_ids *c, list l) {
 
 /* ---- for op->channels ------------------------------------------------------------------------ */
 
+/* The list of an input of the node whose hook runs. */
 static list input_list(const dd_channel_ids *c, int input) {
     bool there = input < c->node->n_in && c->node->in[input] >= 0;
     return there ? c->values[c->node->in[input]] : (list){.n = -1};
@@ -182,6 +189,8 @@ void dd_channels_destroy(dd_channel_ids *c) {
     dd_free(c);
 }
 
+/* Inputs and seeds are locked from the start, outputs at the end; in between each node's hook, or
+ * the lock of all that an operator without one touches. */
 static dd_status walk(dd_channel_ids *c, const dd_type *types) {
     const dd_graph *g = c->g;
     c->types = types;
@@ -228,6 +237,7 @@ done:
     return status;
 }
 
+/* The groups are final only now: a later node may have united what an earlier one made. */
 static int64_t write_groups(dd_channel_ids *c, list l, int *groups) {
     for (int64_t k = 0; k < l.n; k++)
         groups[k] = root(c, c->items[l.first + (size_t)k]);

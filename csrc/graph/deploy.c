@@ -39,6 +39,7 @@ typedef struct pass {
 
 /* ---- reading the old graph ------------------------------------------------------------------- */
 
+/* The store's entry behind a value; NULL for anything else, absent values included. */
 static const dd_entry *entry_of(const pass *p, int value) {
     if (value < 0 || p->g->values[value].kind != DD_VALUE_ENTRY)
         return NULL;
@@ -59,6 +60,7 @@ static int64_t norm_channels(const pass *p, const dd_node *n) {
     return first->count;
 }
 
+/* What is the identity in inference: readers read its input instead. */
 static bool passes_through(const dd_node *n) {
     return n->op == &dd_op_dropout || n->op == &dd_op_stop_gradient;
 }
@@ -86,11 +88,14 @@ static void read_uses(pass *p) {
 
 /* ---- forms ----------------------------------------------------------------------------------- */
 
+/* An attribute list as numbers, or its initial value where the list is empty. */
 static void spread(const dd_ints *list, int n, int64_t initial, int64_t *out) {
     for (int k = 0; k < n; k++)
         out[k] = list->n == n ? list->v[k] : initial;
 }
 
+/* A convolution whose weight and bias are entries is a form; computed weights are not. The arrays
+ * are filled only when something changes it. */
 static void read_conv(pass *p, int node) {
     const dd_node *n = &p->g->nodes[node];
     const dd_conv_params *c = n->params;
@@ -133,6 +138,7 @@ static dd_status take_form(pass *p, int v, form *f) {
 /* scale = gamma / sqrt(var + eps), shift = beta - mean · scale, in *both: 2 · channels doubles. */
 static dd_status norm_affine(const pass *p, const dd_node *n, int64_t channels, double **both) {
     const float *v[5] = {NULL};
+    /* in double: a variance far below eps would lose its digits in float */
     double eps = ((const dd_batch_norm_params *)n->params)->eps;
     for (int k = 1; k < 5; k++)
         v[k] = p->s->values + entry_of(p, n->in[k])->offset;
@@ -225,6 +231,8 @@ static dd_status read_sum(pass *p, const dd_node *n, int a, int b) {
     identity.kh = identity.kw = 1;
     for (int k = 0; k < 2; k++)
         identity.stride[k] = identity.dilation[k] = 1;
+    /* b must be over the same input and used by nobody else, or it would be computed all the same;
+     * x itself is the identity branch */
     bool other = b == x || (have_b->known && have_b->x == x && p->consumers[b] == 1);
     if (!other || !dd_fold_can_add(&have_a->fold, b == x ? &identity : &have_b->fold))
         return DD_OK;
@@ -239,6 +247,7 @@ done:
     return status;
 }
 
+/* Additions merge branches, multiplications by an entry are scales; the rest ends a form. */
 static dd_status read_binary(pass *p, int node) {
     const dd_node *n = &p->g->nodes[node];
     int64_t kind = ((const dd_binary_params *)n->params)->kind;
@@ -252,6 +261,7 @@ static dd_status read_binary(pass *p, int node) {
     return DD_OK;
 }
 
+/* In the order of the nodes: a form is known before anything reads it. */
 static dd_status read_forms(pass *p) {
     for (size_t i = 0; i < p->g->n_nodes; i++) {
         const dd_node *n = &p->g->nodes[i];
@@ -265,6 +275,8 @@ static dd_status read_forms(pass *p) {
     return DD_OK;
 }
 
+/* From the outputs backwards. A changed form needs its own input alone: what it has taken in is
+ * not marked, unless somebody else reads it. */
 static void read_needed(pass *p) {
     const dd_graph *g = p->g;
     for (size_t i = 0; i < g->n_outputs; i++)
@@ -342,6 +354,7 @@ static dd_status write_entry(pass *p, const char *name, const dd_entry *like, co
     return dd_graph_entry(p->to, p->to_store, entry, id);
 }
 
+/* Geometry back into an attribute. */
 static dd_ints list_of(const int64_t *v, int n) {
     dd_ints list = {.n = n};
     memcpy(list.v, v, (size_t)n * sizeof *v);
@@ -375,6 +388,7 @@ static dd_status write_form(pass *p, int value) {
     return dd_graph_node(p->to, &dd_op_conv, base->name, &c, in, 3, 0, &p->value_map[value], NULL);
 }
 
+/* A node that stays as it is, over the new values. */
 static dd_status write_node(pass *p, const dd_node *n) {
     int in[DD_MANY], out[DD_MANY];
     for (int k = 0; k < n->n_in; k++)
@@ -386,6 +400,7 @@ static dd_status write_node(pass *p, const dd_node *n) {
     return DD_OK;
 }
 
+/* All inputs, so that a call's signature stays; the needed nodes in their order; the outputs. */
 static dd_status write_graph(pass *p) {
     const dd_graph *g = p->g;
     for (size_t i = 0; i < g->n_inputs; i++) {
@@ -409,6 +424,7 @@ static dd_status write_graph(pass *p) {
     return DD_OK;
 }
 
+/* Work arrays and the empty results. */
 static dd_status make_arrays(pass *p) {
     size_t n = p->g->n_values;
     DD_TRY(dd_alloc_array(n, sizeof *p->alias, &p->alias));

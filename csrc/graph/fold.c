@@ -25,6 +25,7 @@ static dd_status make(dd_fold *f) {
     return status;
 }
 
+/* Float32 to double is exact, so nothing is lost before the fold's own arithmetic. */
 dd_status dd_fold_fill(dd_fold *f, const float *weight, const float *bias) {
     DD_TRY(make(f));
     for (int64_t k = 0; k < dd_fold_weights(f); k++)
@@ -34,6 +35,8 @@ dd_status dd_fold_fill(dd_fold *f, const float *weight, const float *bias) {
     return DD_OK;
 }
 
+/* A batch norm that could not be folded, or the identity branch of a block: as a depthwise 1×1 it
+ * joins sums like any other convolution. */
 dd_status dd_fold_diagonal(dd_fold *f, int64_t channels, const double *scale, const double *shift) {
     *f = (dd_fold){.o = channels,
                    .i = channels,
@@ -50,6 +53,7 @@ dd_status dd_fold_diagonal(dd_fold *f, int64_t channels, const double *scale, co
     return DD_OK;
 }
 
+/* For a convolution that several batch norms read: each takes a copy. */
 dd_status dd_fold_copy(const dd_fold *from, dd_fold *to) {
     dd_fold f = *from;
     DD_TRY(make(&f));
@@ -63,6 +67,7 @@ bool dd_fold_is_diagonal(const dd_fold *f) {
     return f->kh == 1 && f->kw == 1 && f->groups == f->i && f->o == f->i;
 }
 
+/* Exact in real numbers, padding included: the affine comes after the sum over taps. */
 void dd_fold_affine(dd_fold *f, const double *scale, const double *shift) {
     int64_t each = f->o ? dd_fold_weights(f) / f->o : 0;
     for (int64_t c = 0; c < f->o; c++) {
@@ -87,6 +92,7 @@ static int64_t place(int64_t ka, int64_t pad_a, int64_t end_a, int64_t d, int64_
     return before / d;
 }
 
+/* Both axes of b in a; -1 where it does not fit. */
 static int64_t place_y(const dd_fold *a, const dd_fold *b) {
     return place(a->kh, a->pads[0], a->pads[2], a->dilation[0], b->kh, b->pads[0], b->pads[2],
                  b->dilation[0]);
@@ -97,6 +103,7 @@ static int64_t place_x(const dd_fold *a, const dd_fold *b) {
                  b->dilation[1]);
 }
 
+/* Equal strides are needed even for 1×1 kernels: they say which pixels are read. */
 bool dd_fold_can_add(const dd_fold *a, const dd_fold *b) {
     if (a->o != b->o || a->i != b->i || a->stride[0] != b->stride[0] ||
         a->stride[1] != b->stride[1])
@@ -106,6 +113,7 @@ bool dd_fold_can_add(const dd_fold *a, const dd_fold *b) {
     return place_y(a, b) >= 0 && place_x(a, b) >= 0;
 }
 
+/* b's taps are added at their place in a's kernel. Trusts dd_fold_can_add(). */
 void dd_fold_add(dd_fold *a, const dd_fold *b) {
     int64_t y0 = place_y(a, b), x0 = place_x(a, b);
     int64_t ia = a->i / a->groups, ib = b->i / b->groups;

@@ -35,6 +35,7 @@ static bool only_batch_norm_reads(const dd_graph *g, int v, int x, int *readers)
     return *readers > 0;
 }
 
+/* Rewires all readers of v: they get the gradient behind the activation, and the activation. */
 static void fuse(dd_graph *g, int v, int dz, const dd_unary_params *unary) {
     for (size_t i = (size_t)g->n_forward; i < g->n_nodes; i++) {
         dd_node *n = &g->nodes[i];

@@ -19,6 +19,7 @@ dd_status dd_graph_create(dd_graph **graph) {
     return dd_alloc_array(1, sizeof **graph, graph);
 }
 
+/* The heap parts of a node, not the node: nodes lie in one array. A half-made node is allowed. */
 static void free_node(dd_node *n) {
     dd_free(n->in);
     dd_free(n->out);
@@ -47,6 +48,8 @@ void dd_graph_destroy(dd_graph *graph) {
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
+/* Names stand in files and in messages, and derived names ("d:...", "...:1") are built in buffers
+ * of fixed size: so they have a limit. */
 static dd_status check_name(const char *what, const char *name) {
     size_t n = strlen(name);
     if (n < 1 || n > DD_MAX_NAME)
@@ -68,6 +71,7 @@ static dd_status add_value(dd_graph *g, const char *name, dd_value v, int *value
     return DD_OK;
 }
 
+/* Undoes add_value() of the last value. */
 static void drop_last_value(dd_graph *g) {
     dd_free(g->values[--g->n_values].name);
 }
@@ -86,6 +90,7 @@ dd_status dd_graph_input(dd_graph *g, const char *name, const dd_type *type, int
                            "graph: input '%s' has dimension %d of %" PRId64
                            ", -1 (free) or a size is needed",
                            name, i, type->dims[i]);
+    /* The place in `inputs` is reserved before the value exists: no way back is needed then. */
     DD_TRY(dd_reserve(&g->inputs, &g->inputs_capacity, g->n_inputs + 1, sizeof *g->inputs));
     dd_value v = {.kind = DD_VALUE_INPUT, .producer = -1, .entry = -1, .of = -1, .type = *type};
     DD_TRY(add_value(g, name, v, value));
@@ -96,6 +101,7 @@ dd_status dd_graph_input(dd_graph *g, const char *name, const dd_type *type, int
 dd_status dd_graph_entry(dd_graph *g, const dd_store *s, int entry, int *value) {
     if (entry < 0 || (size_t)entry >= s->n)
         return dd_fail(DD_EVALUE, "graph: entry %d of a store of %zu entries", entry, s->n);
+    /* One value an entry: its uses meet there, in autodiff and in the channel groups alike. */
     for (size_t i = 0; i < g->n_values; i++)
         if (g->values[i].kind == DD_VALUE_ENTRY && g->values[i].entry == entry) {
             *value = (int)i;
@@ -127,6 +133,8 @@ dd_status dd_graph_output(dd_graph *g, const char *name, int value) {
 
 /* ---- nodes ----------------------------------------------------------------------------------- */
 
+/* NaN is no attribute: it would compare unequal to itself wherever graphs are compared. Infinity is
+ * one (a clip without an upper bound). */
 static dd_status check_numbers(const char *who, const dd_field *f, const double *v, int64_t n) {
     for (int64_t i = 0; i < n; i++)
         if (isnan(v[i]))
@@ -196,6 +204,7 @@ static dd_status check_node(const dd_graph *g, const dd_op *op, const char *name
     return DD_OK;
 }
 
+/* A value is called like its node; further outputs get their number: "cut", "cut:1". */
 static void output_name(const char *node, int slot, char *text, size_t capacity) {
     if (slot == 0)
         (void)snprintf(text, capacity, "%s", node);
@@ -222,11 +231,14 @@ static dd_status commit_node(dd_graph *g, dd_node *node) {
         return status;
     }
     g->nodes[g->n_nodes++] = *node;
+    /* While a graph is built all nodes are forward ones; autodiff sets the border by itself. */
     if (!g->training)
         g->n_forward = (int)g->n_nodes;
     return DD_OK;
 }
 
+/* The parts are made first, the node is committed last: a failure frees the parts and the graph has
+ * not changed. */
 dd_status dd_graph_node_append(dd_graph *g, const dd_node *shape, const char *name,
                                const void *params, const int *in) {
     dd_status status;
@@ -267,6 +279,7 @@ dd_status dd_graph_node(dd_graph *g, const dd_op *op, const char *name, const vo
 
 /* ---- copies ---------------------------------------------------------------------------------- */
 
+/* Arrays of length 0 stay NULL: a copy has no more memory than its original. */
 static dd_status copy_ints(const int *from, size_t n, int **to, size_t *capacity) {
     if (!n)
         return DD_OK;
@@ -275,6 +288,7 @@ static dd_status copy_ints(const int *from, size_t n, int **to, size_t *capacity
     return DD_OK;
 }
 
+/* All parts anew; ids keep their meaning, since a copy keeps all values. */
 static dd_status copy_node(const dd_node *from, dd_node *to) {
     dd_status status;
     dd_node n = *from;
@@ -325,6 +339,7 @@ static dd_status copy_into(const dd_graph *from, dd_graph *g) {
     return DD_OK;
 }
 
+/* A failure in the middle leaves a graph whose counts tell what is there, so destroy frees it. */
 dd_status dd_graph_copy(const dd_graph *from, dd_graph **to) {
     dd_graph *g;
     DD_TRY(dd_graph_create(&g));
@@ -369,6 +384,7 @@ static bool keeps_output(const dd_graph *g, const dd_node *n, size_t index, int 
 
 /* Moves what is live to the front; `map` gives each old id its new one, -1 for dropped ones. */
 static void compact(dd_graph *g, const bool *live, int *map) {
+    /* Nodes first: they decide which values survive, since a node's shape keeps its outputs. */
     size_t kept = 0;
     int forward = 0;
     for (size_t i = 0; i < g->n_values; i++)
@@ -405,6 +421,8 @@ static void compact(dd_graph *g, const bool *live, int *map) {
     g->n_values = id;
 }
 
+/* Both work arrays are taken before anything moves: so a failure leaves the graph as it was, and
+ * from the first move on nothing can fail. */
 dd_status dd_graph_prune_dead(dd_graph *g) {
     dd_status status;
     bool *live = NULL;

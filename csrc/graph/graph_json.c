@@ -1,17 +1,4 @@
-/* The graph as JSON, as the checkpoint keeps it:
- *
- *     {"format": "deepseek_det.graph", "version": 1,
- *      "inputs": [{"name": "images", "dtype": "u8", "shape": [-1, -1, -1, 3]}],
- *      "entries": ["stem.weight"],
- *      "nodes": [{"op": "conv", "version": 1, "name": "stem", "in": [0, 1, -1], "out": 1,
- *                 "attributes": {"stride": [2, 2], "groups": 1}}],
- *      "outputs": [{"name": "y", "value": 2}]}
- *
- * Values are numbered in this order: inputs, entries, outputs of the nodes. Every attribute is
- * written, so that an initial value may change in a later version without changing old graphs; an
- * attribute that is missing gets its initial value. Infinite numbers are the strings "inf" and
- * "-inf". The sections stand in this order, and "op" is a node's first key: the reader builds the
- * graph as it goes and keeps no copy of the text. */
+/* Writes a graph; see graph_json.h. */
 #include "graph/graph.h"
 
 #include <inttypes.h>
@@ -21,17 +8,14 @@
 
 #include "base/memory.h"
 #include "evaluate/json.h"
-
-#define FORMAT "deepseek_det.graph"
-#define VERSION 1
-
-/* ---- writing --------------------------------------------------------------------------------- */
+#include "graph/graph_json.h"
 
 typedef struct writer {
     char *text;
     size_t length, capacity;
 } writer;
 
+/* The text always ends in a NUL, also while it grows. */
 static dd_status put_bytes(writer *w, const char *bytes, size_t n) {
     DD_TRY(dd_reserve(&w->text, &w->capacity, w->length + n + 1, 1));
     memcpy(w->text + w->length, bytes, n);
@@ -87,6 +71,7 @@ static dd_status put_key(writer *w, const char *key) {
     return put(w, ":");
 }
 
+/* Both kinds of list begin with their length. */
 static dd_status put_list(writer *w, const dd_field *f, const char *at) {
     int64_t n;
     memcpy(&n, at, sizeof n);
@@ -101,6 +86,7 @@ static dd_status put_list(writer *w, const dd_field *f, const char *at) {
     return put(w, "]");
 }
 
+/* "name": value; an enum by its word, so that its numbers may change. */
 static dd_status put_field(writer *w, const dd_field *f, const char *at) {
     int64_t i;
     double d;
@@ -123,6 +109,7 @@ static dd_status put_field(writer *w, const dd_field *f, const char *at) {
     return DD_OK;
 }
 
+/* Free dimensions stay -1: a graph fits any size. */
 static dd_status put_input(writer *w, const dd_value *v) {
     DD_TRY(put(w, "{\"name\":"));
     DD_TRY(put_string(w, v->name));
@@ -137,6 +124,7 @@ static dd_status put_input(writer *w, const dd_value *v) {
     return put(w, "]}");
 }
 
+/* "op" first: the reader needs it to understand the attributes. */
 static dd_status put_node(writer *w, const dd_node *n, const int *number) {
     DD_TRY(put(w, "{\"op\":"));
     DD_TRY(put_string(w, n->op->name));
@@ -174,10 +162,11 @@ static void number_values(const dd_graph *g, int *number) {
             number[g->nodes[i].out[k]] = next++;
 }
 
+/* Head and sections in the reader's order. */
 static dd_status put_graph(writer *w, const dd_graph *g, const dd_store *s, const int *number) {
     const char *between = "";
-    DD_TRY(put(w, "{\"format\":\"" FORMAT "\",\"version\":"));
-    DD_TRY(put_int(w, VERSION));
+    DD_TRY(put(w, "{\"format\":\"" DD_GRAPH_FORMAT "\",\"version\":"));
+    DD_TRY(put_int(w, DD_GRAPH_VERSION));
     DD_TRY(put(w, ",\"inputs\":["));
     for (size_t i = 0; i < g->n_inputs; i++, between = ",") {
         DD_TRY(put(w, between));
@@ -226,365 +215,4 @@ dd_status dd_graph_to_json(const dd_graph *g, const dd_store *s, char **text) {
     }
     *text = w.text;
     return DD_OK;
-}
-
-/* ---- reading --------------------------------------------------------------------------------- */
-
-typedef struct reader {
-    dd_json json;
-    const dd_store *s;
-    dd_graph *g;
-    int section; /* 1 inputs, 2 entries, 3 nodes, 4 outputs */
-} reader;
-
-/* A name: not empty, not too long, without NUL bytes. */
-static dd_status read_name(reader *r, char name[DD_MAX_NAME + 1]) {
-    dd_json_text text;
-    DD_TRY(dd_json_string(&r->json, &text));
-    if (text.length > DD_MAX_NAME)
-        return dd_json_fail(&r->json, "a name is longer than 400 bytes");
-    size_t n = dd_json_unescape(&text, name);
-    name[n] = '\0';
-    if (n == 0 || strlen(name) != n)
-        return dd_json_fail(&r->json, "a name is empty or holds a zero byte");
-    return DD_OK;
-}
-
-/* A whole number in [low, high]. */
-static dd_status read_int(reader *r, const char *what, int64_t low, int64_t high, int64_t *value) {
-    char text[128];
-    int64_t i;
-    if (dd_json_int(&r->json, &i) == DD_OK && i >= low && i <= high) {
-        *value = i;
-        return DD_OK;
-    }
-    (void)snprintf(text, sizeof text,
-                   "%s: a whole number from %" PRId64 " to %" PRId64 " is needed", what, low, high);
-    return dd_json_fail(&r->json, text);
-}
-
-static dd_status read_double(reader *r, double *value) {
-    dd_json_text text;
-    if (dd_json_peek(&r->json) != DD_JSON_STRING)
-        return dd_json_number(&r->json, value);
-    DD_TRY(dd_json_string(&r->json, &text));
-    if (!dd_json_is(&text, "inf") && !dd_json_is(&text, "-inf"))
-        return dd_json_fail(&r->json, "a number, \"inf\" or \"-inf\" is needed");
-    *value = text.data[0] == '-' ? -INFINITY : INFINITY;
-    return DD_OK;
-}
-
-static dd_status fail_word(reader *r, const char *what, const char *word) {
-    char text[DD_MAX_NAME + 64];
-    (void)snprintf(text, sizeof text, "%s '%s' is unknown", what, word);
-    return dd_json_fail(&r->json, text);
-}
-
-static dd_status read_enum(reader *r, const dd_field *f, int64_t *value) {
-    char word[DD_MAX_NAME + 1];
-    DD_TRY(read_name(r, word));
-    for (int64_t i = 0; f->names[i]; i++)
-        if (strcmp(f->names[i], word) == 0) {
-            *value = i;
-            return DD_OK;
-        }
-    return fail_word(r, f->name, word);
-}
-
-static dd_status read_list(reader *r, const dd_field *f, char *at) {
-    dd_ints ints = {0};
-    dd_floats floats = {0};
-    bool more;
-    DD_TRY(dd_json_array(&r->json));
-    for (int64_t n = 0;; n++) {
-        DD_TRY(dd_json_item(&r->json, &more));
-        if (!more)
-            break;
-        if (n == DD_MAX_LIST)
-            return dd_json_fail(&r->json, "more than 8 items in an attribute");
-        ints.n = floats.n = n + 1;
-        DD_TRY(f->kind == DD_FIELD_INTS
-                   ? read_int(r, f->name, -DD_JSON_MAX_INT, DD_JSON_MAX_INT, &ints.v[n])
-                   : read_double(r, &floats.v[n]));
-    }
-    if (f->kind == DD_FIELD_INTS)
-        memcpy(at, &ints, sizeof ints);
-    else
-        memcpy(at, &floats, sizeof floats);
-    return DD_OK;
-}
-
-static dd_status read_field(reader *r, const dd_field *f, char *at) {
-    int64_t i = 0;
-    double d = 0;
-    bool b = false;
-    switch (f->kind) {
-    case DD_FIELD_FLOAT:
-        DD_TRY(read_double(r, &d));
-        memcpy(at, &d, sizeof d);
-        return DD_OK;
-    case DD_FIELD_INTS:
-    case DD_FIELD_FLOATS:
-        return read_list(r, f, at);
-    case DD_FIELD_BOOL:
-        DD_TRY(dd_json_bool(&r->json, &b));
-        i = b;
-        break;
-    case DD_FIELD_ENUM:
-        DD_TRY(read_enum(r, f, &i));
-        break;
-    case DD_FIELD_INT:
-        DD_TRY(read_int(r, f->name, -DD_JSON_MAX_INT, DD_JSON_MAX_INT, &i));
-        break;
-    }
-    memcpy(at, &i, sizeof i);
-    return DD_OK;
-}
-
-static dd_status read_attributes(reader *r, const dd_op *op, char *params) {
-    dd_json_text key;
-    bool more;
-    DD_TRY(dd_json_object(&r->json));
-    for (;;) {
-        const dd_field *f = op->fields;
-        DD_TRY(dd_json_key(&r->json, &key, &more));
-        if (!more)
-            return DD_OK;
-        while (f && f->name && !dd_json_is(&key, f->name))
-            f++;
-        if (!f || !f->name)
-            return fail_word(r, "an attribute of", op->name);
-        DD_TRY(read_field(r, f, params + f->offset));
-    }
-}
-
-/* ---- the sections ---------------------------------------------------------------------------- */
-
-static dd_status read_dtype(reader *r, dd_dtype *dtype) {
-    char word[DD_MAX_NAME + 1];
-    DD_TRY(read_name(r, word));
-    for (int d = 0; d < DD_DTYPES; d++)
-        if (strcmp(dd_dtype_name((dd_dtype)d), word) == 0) {
-            *dtype = (dd_dtype)d;
-            return DD_OK;
-        }
-    return fail_word(r, "dtype", word);
-}
-
-static dd_status read_shape(reader *r, dd_type *type) {
-    bool more;
-    type->rank = 0;
-    DD_TRY(dd_json_array(&r->json));
-    for (;;) {
-        DD_TRY(dd_json_item(&r->json, &more));
-        if (!more)
-            return DD_OK;
-        if (type->rank == DD_MAX_RANK)
-            return dd_json_fail(&r->json, "an input has more than 6 dimensions");
-        DD_TRY(read_int(r, "a dimension", -1, 1 << 30, &type->dims[type->rank]));
-        type->rank++;
-    }
-}
-
-static dd_status read_input(reader *r) {
-    dd_type type = {.dtype = DD_DTYPES, .rank = -1};
-    char name[DD_MAX_NAME + 1] = "";
-    dd_json_text key;
-    bool more;
-    int id;
-    DD_TRY(dd_json_object(&r->json));
-    for (;;) {
-        DD_TRY(dd_json_key(&r->json, &key, &more));
-        if (!more)
-            break;
-        if (dd_json_is(&key, "name"))
-            DD_TRY(read_name(r, name));
-        else if (dd_json_is(&key, "dtype"))
-            DD_TRY(read_dtype(r, &type.dtype));
-        else if (dd_json_is(&key, "shape"))
-            DD_TRY(read_shape(r, &type));
-        else
-            return dd_json_fail(&r->json, "an input has name, dtype and shape only");
-    }
-    if (!name[0] || type.rank < 0 || type.dtype == DD_DTYPES)
-        return dd_json_fail(&r->json, "an input needs name, dtype and shape");
-    return dd_graph_input(r->g, name, &type, &id);
-}
-
-static dd_status read_entry(reader *r) {
-    char name[DD_MAX_NAME + 1];
-    int id;
-    size_t before = r->g->n_values;
-    DD_TRY(read_name(r, name));
-    int entry = dd_store_find(r->s, name);
-    if (entry < 0)
-        return fail_word(r, "the store's entry", name);
-    DD_TRY(dd_graph_entry(r->g, r->s, entry, &id));
-    if (r->g->n_values == before) /* the numbering of what follows would shift */
-        return fail_word(r, "the second entry of the same name", name);
-    return DD_OK;
-}
-
-static dd_status read_op(reader *r, const dd_op **op) {
-    char name[DD_MAX_NAME + 1];
-    dd_json_text key;
-    bool more;
-    DD_TRY(dd_json_object(&r->json));
-    DD_TRY(dd_json_key(&r->json, &key, &more));
-    if (!more || !dd_json_is(&key, "op"))
-        return dd_json_fail(&r->json, "a node's first key is \"op\"");
-    DD_TRY(read_name(r, name));
-    *op = dd_op_find(name);
-    return *op ? DD_OK : fail_word(r, "operator", name);
-}
-
-static dd_status read_ids(reader *r, int *in, int *n_in) {
-    bool more;
-    int64_t id = -1;
-    DD_TRY(dd_json_array(&r->json));
-    for (*n_in = 0;; (*n_in)++) {
-        DD_TRY(dd_json_item(&r->json, &more));
-        if (!more)
-            return DD_OK;
-        if (*n_in == DD_MANY)
-            return dd_json_fail(&r->json, "a node has more than 64 inputs");
-        DD_TRY(read_int(r, "an input's number", -1, (int64_t)r->g->n_values - 1, &id));
-        in[*n_in] = (int)id;
-    }
-}
-
-/* The rest of a node; `params` is cleared room of the operator's size. */
-static dd_status read_node_body(reader *r, const dd_op *op, char *params) {
-    char name[DD_MAX_NAME + 1] = "";
-    dd_json_text key;
-    bool more;
-    int in[DD_MANY], out[DD_MANY], n_in = -1;
-    int64_t n_out = -1, version = -1;
-    for (;;) {
-        DD_TRY(dd_json_key(&r->json, &key, &more));
-        if (!more)
-            break;
-        if (dd_json_is(&key, "name"))
-            DD_TRY(read_name(r, name));
-        else if (dd_json_is(&key, "version"))
-            DD_TRY(read_int(r, "an operator's version", 0, op->version, &version));
-        else if (dd_json_is(&key, "in"))
-            DD_TRY(read_ids(r, in, &n_in));
-        else if (dd_json_is(&key, "out"))
-            DD_TRY(read_int(r, "a node's outputs", 1, DD_MANY, &n_out));
-        else if (dd_json_is(&key, "attributes"))
-            DD_TRY(read_attributes(r, op, params));
-        else
-            return dd_json_fail(&r->json, "a node has op, version, name, in, out and attributes");
-    }
-    if (!name[0] || n_in < 0 || n_out < 0 || version < 0)
-        return dd_json_fail(&r->json, "a node needs op, version, name, in and out");
-    return dd_graph_node(r->g, op, name, params, in, n_in, (int)n_out, out, NULL);
-}
-
-static dd_status read_node(reader *r) {
-    const dd_op *op;
-    char *params;
-    DD_TRY(read_op(r, &op));
-    DD_TRY(dd_alloc_array(1, op->params_size, &params));
-    dd_op_params_init(op, params);
-    dd_status status = read_node_body(r, op, params);
-    dd_free(params);
-    return status;
-}
-
-static dd_status read_output(reader *r) {
-    char name[DD_MAX_NAME + 1] = "";
-    dd_json_text key;
-    bool more;
-    int64_t value = -1;
-    DD_TRY(dd_json_object(&r->json));
-    for (;;) {
-        DD_TRY(dd_json_key(&r->json, &key, &more));
-        if (!more)
-            break;
-        if (dd_json_is(&key, "name"))
-            DD_TRY(read_name(r, name));
-        else if (dd_json_is(&key, "value"))
-            DD_TRY(read_int(r, "an output's value", 0, (int64_t)r->g->n_values - 1, &value));
-        else
-            return dd_json_fail(&r->json, "an output has name and value only");
-    }
-    if (!name[0] || value < 0)
-        return dd_json_fail(&r->json, "an output needs name and value");
-    return dd_graph_output(r->g, name, (int)value);
-}
-
-static dd_status read_section(reader *r, int section, dd_status (*item)(reader *)) {
-    bool more;
-    if (r->section != section - 1)
-        return dd_json_fail(&r->json, "inputs, entries, nodes and outputs stand in this order");
-    r->section = section;
-    DD_TRY(dd_json_array(&r->json));
-    for (;;) {
-        DD_TRY(dd_json_item(&r->json, &more));
-        if (!more)
-            return DD_OK;
-        size_t line = dd_json_line(&r->json);
-        dd_status status = item(r);
-        /* the graph's own checks do not know the text */
-        if (status == DD_EVALUE)
-            return dd_fail_within(status, "graph, line %zu", line);
-        DD_TRY(status);
-    }
-}
-
-static dd_status read_graph(reader *r) {
-    dd_json_text key, word;
-    bool more;
-    int64_t version = -1;
-    bool format = false, versioned = false;
-    DD_TRY(dd_json_object(&r->json));
-    for (;;) {
-        DD_TRY(dd_json_key(&r->json, &key, &more));
-        if (!more)
-            break;
-        if (dd_json_is(&key, "format")) {
-            DD_TRY(dd_json_string(&r->json, &word));
-            format = dd_json_is(&word, FORMAT);
-        } else if (dd_json_is(&key, "version")) {
-            DD_TRY(read_int(r, "the graph's version", 1, VERSION, &version));
-            versioned = true;
-        } else if (dd_json_is(&key, "inputs")) {
-            DD_TRY(read_section(r, 1, read_input));
-        } else if (dd_json_is(&key, "entries")) {
-            DD_TRY(read_section(r, 2, read_entry));
-        } else if (dd_json_is(&key, "nodes")) {
-            DD_TRY(read_section(r, 3, read_node));
-        } else if (dd_json_is(&key, "outputs")) {
-            DD_TRY(read_section(r, 4, read_output));
-        } else {
-            return dd_json_fail(&r->json, "an unknown key of the graph");
-        }
-    }
-    if (!format || !versioned || r->section != 4)
-        return dd_json_fail(&r->json, "not a whole " FORMAT);
-    return dd_json_end(&r->json);
-}
-
-dd_status dd_graph_from_json(const char *text, size_t length, const dd_store *s, dd_graph **g) {
-    dd_status status;
-    reader r = {.s = s};
-    char *copy = NULL; /* the reader wants a NUL behind the text, which may be part of a file */
-    size_t bytes;
-    DD_TRY(dd_size_add(length, 1, "graph", &bytes));
-    DD_TRY_DONE(dd_alloc(bytes, &copy));
-    if (length)
-        memcpy(copy, text, length);
-    copy[length] = '\0';
-    dd_json_begin(&r.json, copy, length, "graph");
-    DD_TRY_DONE(dd_graph_create(&r.g));
-    DD_TRY_DONE(read_graph(&r));
-    *g = r.g;
-    r.g = NULL;
-done:
-    dd_json_free(&r.json);
-    dd_graph_destroy(r.g);
-    dd_free(copy);
-    return status;
 }

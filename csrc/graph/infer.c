@@ -10,6 +10,7 @@
 static const dd_type no_type = {.rank = -1};
 
 /* A uint8 input takes floats as well: its dequantize passes them through. */
+/* A given type against the declared one, whose free dimensions are -1. */
 static dd_status check_input(const dd_value *v, const dd_type *given) {
     char have[192], want[192];
     bool real = v->type.dtype == DD_U8 && given->dtype == DD_F32;
@@ -44,12 +45,15 @@ static dd_status infer_sources(const dd_graph *g, const dd_store *s, const dd_ty
     return DD_OK;
 }
 
+/* Absent inputs have rank -1. */
 void dd_node_types(const dd_node *n, const dd_type *types, dd_type *in) {
     for (int k = 0; k < n->n_in; k++)
         in[k] = n->in[k] < 0 ? no_type : types[n->in[k]];
 }
 
 dd_status dd_node_infer(const dd_node *n, const dd_type *in, dd_type *out) {
+    /* The operator's own check of the node comes first; what it made is checked against the node.
+     */
     int count = 0, saved = 0;
     if (n->backward) { /* a gradient has its value's type */
         for (int k = 0; k < n->n_out; k++)
@@ -70,6 +74,7 @@ dd_status dd_node_infer(const dd_node *n, const dd_type *in, dd_type *out) {
             return dd_fail(DD_EVALUE, "%s: %s keeps %d values, the node has %d", n->name,
                            n->op->name, saved, n->n_saved);
     }
+    /* Sizes are checked here, once: whoever multiplies dimensions later need not. */
     for (int k = 0; k < n->n_out; k++) {
         size_t bytes;
         DD_TRY(dd_type_bytes(&out[k], n->name, &bytes));
@@ -77,6 +82,7 @@ dd_status dd_node_infer(const dd_node *n, const dd_type *in, dd_type *out) {
     return DD_OK;
 }
 
+/* A seed is the gradient of an output, so it has the output's type. */
 static void infer_seeds(const dd_graph *g, dd_type *types) {
     for (size_t i = 0; i < g->n_values; i++)
         if (g->values[i].kind == DD_VALUE_SEED)
@@ -102,6 +108,7 @@ dd_status dd_graph_infer(const dd_graph *g, const dd_store *s, const dd_type *in
     return DD_OK;
 }
 
+/* Of a training graph the backward is counted with the forward. */
 int64_t dd_graph_macs(const dd_graph *g, const dd_type *types) {
     int64_t sum = 0;
     dd_type in[MAX_TYPES];

@@ -26,6 +26,7 @@ struct dd_interpreter {
     bool has_forward;
 };
 
+/* NULL and half-made ones are allowed. */
 void dd_interpreter_destroy(dd_interpreter *it) {
     if (!it)
         return;
@@ -72,6 +73,7 @@ static dd_status lay_out(dd_interpreter *it, size_t *total) {
     return dd_size_add(end, scratch, "interpreter", total);
 }
 
+/* All memory is taken here: runs can fail by their data alone. */
 dd_status dd_interpreter_create(const dd_graph *g, dd_store *s, const dd_type *inputs,
                                 uint64_t seed, dd_interpreter **interpreter) {
     dd_status status;
@@ -107,6 +109,8 @@ static dd_array array_of(const dd_interpreter *it, int value) {
     return dd_array_dense(data, &it->types[value]);
 }
 
+/* A forward node, or a gradient node that is an operator of its own (conv_dx, bn_reduce, ...). What
+ * nobody wants is written to its own place: operators need not ask. */
 static dd_status run_forward(dd_interpreter *it, int index) {
     const dd_node *n = &it->g->nodes[index];
     dd_array in[DD_MANY], out[2 * DD_MANY];
@@ -175,6 +179,7 @@ static dd_status run_backward(dd_interpreter *it, int index) {
     return n->op->backward(&args);
 }
 
+/* In the order of the nodes; the cancel flag is looked at before each. */
 static dd_status run_nodes(dd_interpreter *it, int begin, int end) {
     for (int i = begin; i < end; i++) {
         if (dd_cancelled())
@@ -205,6 +210,7 @@ static dd_status take_array(dd_interpreter *it, int value, const dd_array *given
     return DD_OK;
 }
 
+/* Inputs are copied, so the caller may change its arrays before the backward. */
 dd_status dd_interpreter_forward(dd_interpreter *it, const dd_array *inputs, uint64_t step) {
     const dd_graph *g = it->g;
     it->has_forward = false;
@@ -238,6 +244,7 @@ dd_status dd_interpreter_backward(dd_interpreter *it, const dd_array *seeds, flo
         }
     }
     DD_TRY(run_nodes(it, g->n_forward, (int)g->n_nodes));
+    /* in the order of the list: a weight with several uses is summed in one fixed order */
     for (size_t i = 0; i < g->n_gradients; i++) {
         const dd_entry *e = &it->s->entries[g->gradients[i].entry];
         dd_array a = array_of(it, g->gradients[i].value);

@@ -20,6 +20,7 @@
 /* torch's clip_grad_norm_ divides by norm + 1e-6 */
 #define CLIP_EPS 1e-6
 
+/* One call, as its units see it. */
 typedef struct job {
     const dd_store *s;
     const dd_optim_step *o;
@@ -30,6 +31,7 @@ typedef struct job {
     double squares[BLOCKS_MAX];
 } job;
 
+/* Whether the optimizer moves the entry; the average follows all entries. */
 static bool updates(const dd_entry *e) {
     return e->role == DD_TRAINABLE && !e->frozen;
 }
@@ -79,6 +81,7 @@ static bool next_run(const dd_store *s, size_t *entry, int64_t *at, int64_t end,
     return true;
 }
 
+/* The floats [*begin, *end) of a unit; the last one is shorter. */
 static void block_range(const job *j, int64_t unit, int64_t *begin, int64_t *end) {
     *begin = unit * j->block;
     *end = *begin + j->block;
@@ -86,6 +89,7 @@ static void block_range(const job *j, int64_t unit, int64_t *begin, int64_t *end
         *end = (int64_t)j->s->size;
 }
 
+/* First pass: the squares of what will be updated. A frozen entry's gradient does not count. */
 static void sum_block(void *context, int64_t unit, int thread) {
     job *j = context;
     int64_t at, end;
@@ -100,6 +104,7 @@ static void sum_block(void *context, int64_t unit, int thread) {
     j->squares[unit] = sum;
 }
 
+/* One kernel call: weights, moments and average of a run in one pass over memory. */
 static void update_run(const job *j, const run *r) {
     const dd_optim_step *o = j->o;
     const int64_t b = r->begin, n = r->end - r->begin;
@@ -131,6 +136,7 @@ static void update_run(const job *j, const run *r) {
         j->k->sgd_f32(&call);
 }
 
+/* Second pass. The gradient is cleared while it is in the cache. */
 static void update_block(void *context, int64_t unit, int thread) {
     job *j = context;
     int64_t begin, end;
@@ -158,6 +164,7 @@ static dd_status fail_nonfinite(const dd_store *s, const float *gradient) {
     return dd_fail(DD_EVALUE, "optimizer: the gradient's norm is not finite");
 }
 
+/* Refuses what would fill the weights with NaN, or divide by zero in the bias correction. */
 static dd_status check_step(const dd_optim_step *o, const float *m, const float *v) {
     if (o->kind != DD_SGD && o->kind != DD_ADAMW)
         return dd_fail(DD_EVALUE, "optimizer: kind %d, 0 (SGD) or 1 (AdamW) is needed",
@@ -198,6 +205,7 @@ dd_status dd_optim_apply(dd_store *store, float *gradient, float *m, float *v, f
     double sum = 0;
     for (int64_t i = 0; i < units; i++)
         sum += j.squares[i];
+    /* Double: neither the sum of squares of float gradients nor its root can overflow. */
     double length = sqrt(sum) * fabs((double)o->grad_scale);
     if (!isfinite(length))
         return fail_nonfinite(store, gradient);

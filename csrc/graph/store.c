@@ -18,6 +18,7 @@ static uint64_t next_id(void) {
     return atomic_fetch_add_explicit(&last, 1, memory_order_relaxed) + 1;
 }
 
+/* Version 1 and not 0: a cache that has seen no store yet holds 0. */
 dd_status dd_store_create(dd_store **store) {
     dd_store *s;
     DD_TRY(dd_alloc_array(1, sizeof *s, &s));
@@ -27,6 +28,7 @@ dd_status dd_store_create(dd_store **store) {
     return DD_OK;
 }
 
+/* Also for a store whose making failed half-way: n counts complete entries only. */
 void dd_store_destroy(dd_store *store) {
     if (!store)
         return;
@@ -47,6 +49,7 @@ static dd_status grow_values(dd_store *s, size_t size) {
     return DD_OK;
 }
 
+/* The copy has an id of its own: what is packed for one store is never used for another. */
 dd_status dd_store_copy(const dd_store *from, dd_store **to) {
     dd_status status;
     dd_store *s = NULL;
@@ -88,10 +91,12 @@ dd_status dd_store_add(dd_store *s, const char *name, dd_role role, const dd_typ
         return dd_fail(DD_ETYPE, "store: entry '%s' is %s, f32 is needed", name,
                        dd_dtype_name(type->dtype));
     DD_TRY(dd_type_bytes(type, name, &bytes));
+    /* dd_type_bytes has checked every product, so the count is safe. */
     int64_t count = (int64_t)(bytes / sizeof(float));
     size_t padded = ((size_t)count + ENTRY_ALIGN - 1) / ENTRY_ALIGN * ENTRY_ALIGN;
     size_t size;
     DD_TRY(dd_size_add(s->size, padded, "store", &size));
+    /* Growth first, commitment last: a refusal or a failure leaves the store as it was. */
     DD_TRY(dd_reserve(&s->entries, &s->capacity, s->n + 1, sizeof *s->entries));
     DD_TRY_DONE(dd_strdup(name, &copy));
     DD_TRY_DONE(grow_values(s, size));

@@ -11,12 +11,14 @@
 
 PyTypeObject *dd_py_graph_type;
 
+/* The C graph of a Graph. */
 static dd_graph *graph_of(PyObject *self) {
     return ((dd_py_graph *)self)->graph;
 }
 
 /* ---- building -------------------------------------------------------------------------------- */
 
+/* The core's names of dtypes, the same as in files. -1 with ValueError. */
 static int as_dtype(const char *name, dd_dtype *dtype) {
     for (int d = 0; d < DD_DTYPES; d++)
         if (strcmp(dd_dtype_name((dd_dtype)d), name) == 0) {
@@ -28,6 +30,7 @@ static int as_dtype(const char *name, dd_dtype *dtype) {
     return -1;
 }
 
+/* input(name, dtype, shape) -> value; -1 is a free dimension. */
 static PyObject *graph_input(PyObject *self, PyObject *args) {
     const char *name, *dtype;
     PyObject *shape;
@@ -40,6 +43,7 @@ static PyObject *graph_input(PyObject *self, PyObject *args) {
     return status == DD_OK ? PyLong_FromLong(id) : dd_py_raise(status);
 }
 
+/* entry(store, name) -> value */
 static PyObject *graph_entry(PyObject *self, PyObject *args) {
     const char *name;
     PyObject *store;
@@ -92,6 +96,8 @@ static PyObject *int_list(const int *items, size_t n) {
     return list;
 }
 
+/* node(op, name, inputs, params=None, n_outputs=0) -> [values]. The attributes are built in memory
+ * of their own; the graph copies them. */
 static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"op", "name", "inputs", "params", "n_outputs", NULL};
     const char *op_name, *name;
@@ -121,6 +127,7 @@ static PyObject *graph_node(PyObject *self, PyObject *args, PyObject *keywords) 
     return status == DD_OK ? int_list(out, (size_t)n_out) : dd_py_raise(status);
 }
 
+/* output(name, value) */
 static PyObject *graph_output(PyObject *self, PyObject *args) {
     const char *name;
     int value;
@@ -277,6 +284,7 @@ static PyObject *layer_dict(const dd_graph *g, const dd_store *s, const dd_type 
                  : NULL;
 }
 
+/* layers(store, inputs): the table that `info` prints. */
 static PyObject *graph_layers(PyObject *self, PyObject *args) {
     dd_type *types;
     const dd_graph *g = graph_of(self);
@@ -298,6 +306,7 @@ static PyObject *graph_layers(PyObject *self, PyObject *args) {
 
 /* ---- looking at it --------------------------------------------------------------------------- */
 
+/* One node for people and tests. */
 static PyObject *node_dict(const dd_node *n, bool backward) {
     PyObject *in = int_list(n->in, (size_t)n->n_in), *out = int_list(n->out, (size_t)n->n_out);
     PyObject *params = dd_py_get_params(n->op, n->params);
@@ -421,6 +430,7 @@ static PyObject *graph_to_json(PyObject *self, PyObject *args) {
     return result;
 }
 
+/* from_json(text, store), static. The text is checked in every number and name. */
 static PyObject *graph_from_json(PyObject *nothing, PyObject *args) {
     const char *text;
     Py_ssize_t length;
@@ -454,6 +464,7 @@ static PyObject *graph_differentiate(PyObject *self, PyObject *args, PyObject *k
     return status == DD_OK ? dd_py_graph_wrap(training) : dd_py_raise(status);
 }
 
+/* deploy(store) -> (graph, store), both new. */
 static PyObject *graph_deploy(PyObject *self, PyObject *args) {
     PyObject *store;
     dd_graph *graph;

@@ -24,10 +24,13 @@ static int as_twin(PyObject *object, const dd_store *s, const char *name, bool o
     return -1;
 }
 
+/* NULL stays NULL. */
 static float *floats(PyArrayObject *array) {
     return array ? PyArray_DATA(array) : NULL;
 }
 
+/* optim_apply(store, gradient, m, v, ema, *, ...) -> norm. lr and step have no initial value: the
+ * core refuses NaN and 0. */
 PyObject *dd_py_optim_apply(PyObject *module, PyObject *args, PyObject *keywords) {
     static char *names[] = {"store",      "gradient", "m",        "v",     "ema", "kind",
                             "lr",         "decay",    "momentum", "beta2", "eps", "clip_norm",

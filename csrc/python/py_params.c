@@ -39,6 +39,7 @@ static PyObject *field_names(const dd_op *op) {
     return text;
 }
 
+/* What is an integer by itself: 2.0 is none. */
 static int as_int(PyObject *value, int64_t *out) {
     PyObject *index = PyNumber_Index(value);
     long long i = index ? PyLong_AsLongLong(index) : -1;
@@ -49,6 +50,7 @@ static int as_int(PyObject *value, int64_t *out) {
     return 0;
 }
 
+/* By word. The message lists all words: they are few. */
 static int set_enum(const dd_op *op, const char *node, const dd_field *f, PyObject *value,
                     char *at) {
     PyObject *text = PyUnicode_Check(value) ? PyUnicode_AsUTF8String(value) : NULL;
@@ -70,6 +72,7 @@ static int set_enum(const dd_op *op, const char *node, const dd_field *f, PyObje
     return 0;
 }
 
+/* Any sequence but a string, which would be one of characters. */
 static int set_list(const dd_op *op, const char *node, const dd_field *f, PyObject *value,
                     char *at) {
     dd_ints ints = {0};
@@ -103,6 +106,7 @@ static int set_list(const dd_op *op, const char *node, const dd_field *f, PyObje
     return 0;
 }
 
+/* One attribute; conversion and nothing else, since the graph checks values. */
 static int set_field(const dd_op *op, const char *node, const dd_field *f, PyObject *value,
                      char *at) {
     int64_t i = 0;
@@ -164,6 +168,7 @@ int dd_py_set_params(const dd_op *op, const char *node, PyObject *dict, char *pa
     return 0;
 }
 
+/* Lists come back as tuples: attributes of a node do not change. */
 static PyObject *get_list(const dd_field *f, const char *at) {
     int64_t n;
     memcpy(&n, at, sizeof n);
@@ -212,6 +217,7 @@ PyObject *dd_py_get_params(const dd_op *op, const char *params) {
 
 /* ---- the list of operators ------------------------------------------------------------------- */
 
+/* {"name", "kind", "initial", "names"} */
 static PyObject *field_dict(const dd_field *f) {
     PyObject *names = PyTuple_New(0), *initial = NULL;
     int count = 0;
@@ -254,6 +260,7 @@ static PyObject *field_dict(const dd_field *f) {
                          initial, "names", names);
 }
 
+/* What Python needs to make functions, help and documentation of an operator. */
 static PyObject *op_dict(const dd_op *op) {
     PyObject *fields = PyList_New(0);
     for (const dd_field *f = op->fields; fields && f && f->name; f++) {

@@ -21,6 +21,7 @@ typedef struct arena {
 
 static PyTypeObject *arena_type;
 
+/* Arena(): empty until a plan runs. */
 static PyObject *arena_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {NULL};
     (void)type;
@@ -118,6 +119,7 @@ typedef struct object {
 
 static PyTypeObject *plan_type;
 
+/* The C store that the runs read. */
 static dd_store *store_of(const object *self) {
     return ((dd_py_store *)self->store)->store;
 }
@@ -135,6 +137,7 @@ static void plan_dealloc(PyObject *self) {
     dd_py_free_object(self);
 }
 
+/* The C parts; dealloc frees what is there when one fails. */
 static dd_status create(object *o, const dd_graph *graph, const dd_type *inputs,
                         const dd_plan_options *options) {
     DD_TRY(dd_graph_copy(graph, &o->graph));
@@ -143,6 +146,7 @@ static dd_status create(object *o, const dd_graph *graph, const dd_type *inputs,
     return dd_plan_create(o->graph, store_of(o), inputs, options, &o->plan);
 }
 
+/* Plan(graph, store, inputs, without_patterns=0, strip_rows=0, arena=None, seed=0) */
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"graph",      "store", "inputs", "without_patterns",
                             "strip_rows", "arena", "seed",   NULL};
@@ -220,6 +224,7 @@ static int take_outputs(object *o, PyObject *given, dd_py_arrays *out) {
     return -1;
 }
 
+/* The last forward's arrays in the arena as it is now; only under the arena's lock. */
 static dd_binding binding_of(object *o) {
     return (dd_binding){.store = store_of(o),
                         .arena = ((arena *)o->arena)->data,
@@ -229,6 +234,8 @@ static dd_binding binding_of(object *o) {
                         .step = o->step};
 }
 
+/* forward(inputs, step=0, out=None) -> [arrays]. The arrays are kept until the next forward, for
+ * the backward; the old ones are let go after the lock, since that may run any code. */
 static PyObject *plan_forward(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "step", "out", NULL};
     object *o = (object *)self;
@@ -278,6 +285,7 @@ static bool holds_forward(const object *o) {
     return o->run && o->run == ((arena *)o->arena)->runs;
 }
 
+/* With the lock held. */
 static dd_status run_backward(object *o, const dd_array *seeds, float *gradient) {
     dd_status status;
     if (!o->graph->training)
@@ -293,6 +301,7 @@ static dd_status run_backward(object *o, const dd_array *seeds, float *gradient)
     return status;
 }
 
+/* backward(seeds, gradient) -> {"d:<input>": array} */
 static PyObject *plan_backward(PyObject *self, PyObject *args) {
     object *o = (object *)self;
     const dd_graph *g = o->graph;
@@ -345,6 +354,7 @@ static PyObject *plan_profile(PyObject *self, PyObject *on) {
     Py_RETURN_NONE;
 }
 
+/* The first value of the last run that holds a non-finite number, or None. */
 static PyObject *plan_first_nonfinite(PyObject *self, PyObject *nothing) {
     (void)nothing;
     object *o = (object *)self;

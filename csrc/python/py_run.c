@@ -129,6 +129,7 @@ typedef struct object {
 
 static PyTypeObject *interpreter_type;
 
+/* The C store that the runs read. */
 static dd_store *store_of(const object *self) {
     return ((dd_py_store *)self->store)->store;
 }
@@ -143,6 +144,7 @@ static void interpreter_dealloc(PyObject *self) {
     dd_py_free_object(self);
 }
 
+/* The C parts, in the order of their use; dealloc frees what is there when one fails. */
 static dd_status create(object *o, const dd_graph *graph, const dd_type *inputs, uint64_t seed) {
     DD_TRY(dd_graph_copy(graph, &o->graph));
     DD_TRY(dd_alloc_array(o->graph->n_values, sizeof *o->types, &o->types));
@@ -150,6 +152,7 @@ static dd_status create(object *o, const dd_graph *graph, const dd_type *inputs,
     return dd_interpreter_create(o->graph, store_of(o), inputs, seed, &o->interpreter);
 }
 
+/* Interpreter(graph, store, inputs, seed=0) */
 static PyObject *interpreter_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     static char *names[] = {"graph", "store", "inputs", "seed", NULL};
     PyObject *graph, *store, *shapes;
@@ -209,6 +212,7 @@ static PyObject *value_array(const object *o, int value) {
     return (PyObject *)array;
 }
 
+/* forward(inputs, step=0) -> [arrays]; None for outputs that only the backward makes. */
 static PyObject *interpreter_forward(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"inputs", "step", NULL};
     object *o = (object *)self;
@@ -238,6 +242,7 @@ static PyObject *interpreter_forward(PyObject *self, PyObject *args, PyObject *k
     return list;
 }
 
+/* backward(seeds, gradient) -> {"d:<input>": array} */
 static PyObject *interpreter_backward(PyObject *self, PyObject *args) {
     object *o = (object *)self;
     const dd_graph *g = o->graph;
@@ -276,6 +281,7 @@ static PyObject *interpreter_backward(PyObject *self, PyObject *args) {
     return dict;
 }
 
+/* value(id): any value of the last run. */
 static PyObject *interpreter_value(PyObject *self, PyObject *args) {
     int value;
     if (!PyArg_ParseTuple(args, "i", &value))

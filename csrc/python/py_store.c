@@ -72,6 +72,7 @@ PyObject *dd_py_type(const dd_type *type) {
 
 /* ---- entries --------------------------------------------------------------------------------- */
 
+/* The C store of a Store. */
 static dd_store *store_of(PyObject *self) {
     return ((dd_py_store *)self)->store;
 }
@@ -84,6 +85,7 @@ static int find_entry(PyObject *self, const char *name) {
     return entry;
 }
 
+/* Roles are words in Python. -1 with ValueError. */
 static int as_role(PyObject *role, dd_role *out) {
     PyObject *text = PyUnicode_Check(role) ? PyUnicode_AsUTF8String(role) : NULL;
     for (int i = 0; text && i < 3; i++)
@@ -99,6 +101,7 @@ static int as_role(PyObject *role, dd_role *out) {
     return -1;
 }
 
+/* add(name, shape, role="trainable", decay=False) -> index */
 static PyObject *store_add(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"name", "shape", "role", "decay", NULL};
     const char *name;
@@ -119,6 +122,7 @@ static PyObject *store_add(PyObject *self, PyObject *args, PyObject *keywords) {
     return status == DD_OK ? PyLong_FromLong(entry) : dd_py_raise(status);
 }
 
+/* All that Python may know of an entry. */
 static PyObject *entry_dict(const dd_entry *e, size_t index) {
     PyObject *shape = dd_py_shape(&e->type);
     if (!shape)
@@ -163,6 +167,8 @@ static PyObject *store_names(PyObject *self, void *closure) {
     return list;
 }
 
+/* set_options(name, lr_factor=None, frozen=None, decay=None): None leaves a setting as it is; all
+ * are checked before one is changed. */
 static PyObject *store_set_options(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *names[] = {"name", "lr_factor", "frozen", "decay", NULL};
     const char *name;
@@ -197,6 +203,7 @@ static PyObject *store_set_options(PyObject *self, PyObject *args, PyObject *key
 
 /* ---- values ---------------------------------------------------------------------------------- */
 
+/* A copy: the store's own memory is given out by flat() alone, which pins it. */
 static PyObject *store_get(PyObject *self, PyObject *args) {
     const char *name;
     npy_intp dims[DD_MAX_RANK];
@@ -215,6 +222,7 @@ static PyObject *store_get(PyObject *self, PyObject *args) {
     return (PyObject *)array;
 }
 
+/* set(name, array): exactly the entry's shape, no broadcasting. */
 static PyObject *store_set(PyObject *self, PyObject *args) {
     const char *name;
     PyObject *object;
@@ -256,6 +264,8 @@ static void unpin(PyObject *capsule) {
     Py_DECREF((PyObject *)store);
 }
 
+/* The view has a capsule as its base. Whoever writes through it calls touch(), or packed weights
+ * stay the old ones. */
 static PyObject *store_flat(PyObject *self, PyObject *nothing) {
     (void)nothing;
     dd_py_store *store = (dd_py_store *)self;
@@ -322,6 +332,7 @@ static Py_ssize_t store_length(PyObject *self) {
     return (Py_ssize_t)store_of(self)->n;
 }
 
+/* `name in store`; what is no string is not in it. */
 static int store_contains(PyObject *self, PyObject *name) {
     PyObject *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8String(name) : NULL;
     if (!text) {
