@@ -76,13 +76,23 @@ class Detector(Model):
         self.seed = 0
         if set(self.outputs) != {"cls", "box"}:
             raise Error(f"checkpoint: {path} holds a net with outputs {self.outputs}, no detector")
-        meta = read.meta
-        self.model_name = str(meta.get("model", ""))
-        self.names = [str(n) for n in meta["names"]]
-        self.categories = [int(c) for c in meta.get("categories", range(len(self.names)))]
-        self.imgsz = int(meta.get("imgsz", DEFAULT_IMGSZ))
-        self.anchor_options = dict(meta.get("anchors", {}))
-        self.meta = meta
+        self.meta = meta = read.meta
+        try:
+            self.model_name = str(meta.get("model", ""))
+            self.names = [str(n) for n in meta["names"]]
+            self.categories = [int(c) for c in meta.get("categories", range(len(self.names)))]
+            self.imgsz = int(meta.get("imgsz", DEFAULT_IMGSZ))
+            self.anchor_options = dict(meta.get("anchors", {}))
+            types = graph.infer(store, [self._square(64)])["outputs"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise Error(f"checkpoint: {path} is no detector's: {error.args[0]}") from None
+        classes = types["cls"][1][-1]
+        # a net that has not met its data yet has no names, and one class
+        if len(self.names) != len(self.categories) or max(len(self.names), 1) != classes:
+            raise Error(
+                f"checkpoint: {path} does not hold together: {len(self.names)} names and "
+                f"{len(self.categories)} categories for a net of {classes} classes"
+            )
 
     def copy(self) -> Detector:
         """A detector of its own with the same parameters."""

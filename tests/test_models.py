@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import seeded_state as seeded
 
-from deepseek_det import Error, nn
+from deepseek_det import Error, checkpoint, nn
 from deepseek_det import models as registry
 from deepseek_det.detector import Detector
 from deepseek_det.model import Model
@@ -384,8 +384,6 @@ def test_file_of_another_model_or_other_classes_is_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="the state does not fit"):
         Detector("dsdet-s", classes=["cat", "dog"]).load_state_dict(tmp_path / "x.pt")
     other = small()
-    from deepseek_det import checkpoint
-
     meta = {
         "graph": other.graph.to_json(other.store),
         "entries": checkpoint.entries(other.store),
@@ -393,6 +391,26 @@ def test_file_of_another_model_or_other_classes_is_refused(tmp_path: Path) -> No
     checkpoint.write(tmp_path / "y.pt", meta, other.state_dict())
     with pytest.raises(Error, match=r"y\.pt holds a net with outputs \['out'\], no detector"):
         Detector(tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ["cat"]}, "1 names and 2 categories for a net of 2 classes"),
+        ({"names": ["a", "b", "c"], "categories": [0, 1, 2]}, "3 names and 3 categories"),
+        ({"names": None}, "is no detector's"),
+        ({"imgsz": "big"}, "is no detector's"),
+        ({"categories": ["x", "y"]}, "is no detector's"),
+        ({"graph": "{}"}, "does not hold together"),
+    ],
+)
+def test_file_with_wrong_meta_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    det = Detector("dsdet-n", classes=["cat", "dog"])
+    checkpoint.write(tmp_path / "x.pt", det.meta_dict() | change, det.state_dict())
+    with pytest.raises(Error, match=rf"x\.pt .*{message}"):
+        Detector(tmp_path / "x.pt")
 
 
 # ---- docs ---------------------------------------------------------------------------------------
