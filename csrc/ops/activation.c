@@ -12,6 +12,7 @@
 /* ---- the functions ------------------------------------------------------------------------------
  */
 
+/* The comparisons let a NaN fall through to x itself. */
 static double clip(double x, double low, double high) {
     return x < low ? low : x > high ? high : x;
 }
@@ -20,6 +21,7 @@ static double sigmoid(double x) {
     return 1 / (1 + exp(-x));
 }
 
+/* log(1 + e^x) without overflow for large x. */
 static double softplus(double x) {
     return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x));
 }
@@ -79,6 +81,7 @@ double dd_unary_value(dd_act act, double x) {
     return x;
 }
 
+/* With t = tanh(softplus x): t + x·sigmoid(x)·(1 - t²). */
 static double mish_slope(double x) {
     double t = tanh(softplus(x));
     return t + x * sigmoid(x) * (1 - t) * (1 + t);
@@ -145,6 +148,7 @@ static dd_act act_of(const void *params) {
     return (dd_act){(dd_unary)p->kind, (float)p->a, (float)p->b};
 }
 
+/* a and b are free but for clip, whose bounds must not cross. */
 static dd_status unary_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_unary_params *p = node->params;
     DD_TRY(dd_need_f32("unary", "x", &in[0]));
@@ -192,6 +196,7 @@ static dd_status dx_forward(const dd_op_args *args) {
     return DD_OK;
 }
 
+/* A node of its own: behind a batch norm a pass merges it into the norm's gradient. */
 static dd_status unary_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
     const dd_node n = *dd_grad_of(g, node);
@@ -209,6 +214,8 @@ static dd_status unary_window(const dd_node *node, const dd_type *in, dd_range o
     return DD_OK;
 }
 
+/* Elementwise: a channel stays what it is. A function with f(0) ≠ 0 makes a pruned channel a
+ * constant, which pruning folds into the next bias. */
 static void unary_channels(const dd_node *node, dd_channel_ids *ids) {
     (void)node;
     dd_channels_keep(ids, 0, 0);
@@ -235,6 +242,7 @@ static int unary_sample(int i, void *params, dd_type *in, int *n_in) {
     return 1;
 }
 
+/* The same cases with a gradient in front. */
 static int dx_sample(int i, void *params, dd_type *in, int *n_in) {
     if (!unary_sample(i, params, in, n_in))
         return 0;

@@ -24,10 +24,12 @@ static const dd_field binary_fields[] = {
     DD_END,
 };
 
+/* Kinds behind the arithmetic ones. */
 static bool compares(const void *params) {
     return ((const dd_binary_params *)params)->kind >= DD_BINARIES;
 }
 
+/* Axes are aligned at the end; sizes agree or one of them is 1. */
 static dd_status binary_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     char a_text[192], b_text[192];
     DD_TRY(dd_need_f32("binary", "a", &in[0]));
@@ -89,6 +91,7 @@ static float arithmetic(int64_t kind, float a, float b) {
     }
 }
 
+/* IEEE: all but not_equal are false where a NaN stands. */
 static uint8_t comparison(int64_t kind, float a, float b) {
     switch (kind) {
     case DD_EQUAL:
@@ -106,6 +109,7 @@ static uint8_t comparison(int64_t kind, float a, float b) {
     }
 }
 
+/* A line of the result is a row of y, whatever the operands' strides (0 where they repeat). */
 static dd_status binary_forward(const dd_op_args *args) {
     const dd_array *y = &args->out[0];
     int64_t kind = ((const dd_binary_params *)args->params)->kind;
@@ -171,6 +175,7 @@ static double slope_b(int64_t kind, double a, double b) {
     }
 }
 
+/* Only the plain backward needs it, one operand at a time. */
 static size_t binary_scratch(const dd_node *node, const dd_type *in) {
     int64_t a = dd_type_count(&in[0]), b = dd_type_count(&in[1]);
     return node->backward ? (size_t)(a > b ? a : b) * sizeof(double) : 0;
@@ -204,6 +209,7 @@ static void operand_gradient(const dd_op_args *args, int which) {
             dd_row_f32(din, r)[i] = (float)sums[r * last + i];
 }
 
+/* The plain gradient: of max, min, div and pow in nets, of all kinds for the tests. */
 static dd_status binary_backward(const dd_op_args *args) {
     for (int i = 0; i < 2; i++)
         if (args->din[i].data)
@@ -265,6 +271,7 @@ static dd_status binary_window(const dd_node *node, const dd_type *in, dd_range 
     return DD_OK;
 }
 
+/* A residual addition ties both branches; one value a pixel (N, H, W, 1) ties nothing. */
 static void binary_channels(const dd_node *node, dd_channel_ids *ids) {
     (void)node;
     int64_t a = dd_channels_count(ids, 0), b = dd_channels_count(ids, 1);
@@ -280,6 +287,8 @@ static void binary_channels(const dd_node *node, dd_channel_ids *ids) {
     }
 }
 
+/* Shapes: equal, a vector a channel, a gate (N, 1, 1, C), an outer product, a scalar, a vector,
+ * rank 5 against rank 4. */
 static int binary_sample(int i, void *params, dd_type *in, int *n_in) {
     static const dd_type shapes[][2] = {
         {F32(2, 3, 5, 7), F32(2, 3, 5, 7)},

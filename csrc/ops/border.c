@@ -41,6 +41,7 @@ static dd_status check_scales(const char *who, const dd_floats *scale, const dd_
     return DD_OK;
 }
 
+/* Rounded to float32 once, as the kernels hold it. */
 static float of_channel(const dd_floats *list, int64_t c, float otherwise) {
     return list->n == 0 ? otherwise : (float)list->v[list->n == 1 ? 0 : c];
 }
@@ -57,6 +58,7 @@ static const dd_field quantize_fields[] = {
     DD_END,
 };
 
+/* A zero point is a code: whole and in range, so that 0.0 has an exact code. */
 static dd_status quantize_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_quantize_params *p = node->params;
     double low = p->dtype ? -128 : 0;
@@ -119,6 +121,7 @@ static const dd_field dequantize_fields[] = {
     DD_END,
 };
 
+/* `zero` may be any number here: a picture's mean is one. */
 static dd_status dequantize_infer(const dd_node *node, const dd_type *in, dd_type *out,
                                   int *n_out) {
     const dd_dequantize_params *p = node->params;
@@ -134,6 +137,7 @@ static dd_status dequantize_infer(const dd_node *node, const dd_type *in, dd_typ
     return DD_OK;
 }
 
+/* In float32, in this order: the plan's load stage does the same. */
 static dd_status dequantize_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     const dd_dequantize_params *p = a->params;
@@ -185,6 +189,7 @@ static const dd_dtype cast_dtypes[] = {DD_F32, DD_U8, DD_S8, DD_S32};
 
 static const dd_field cast_fields[] = {DD_ENUM(dd_cast_params, dtype, 0, cast_names), DD_END};
 
+/* Half floats have no kernels yet. */
 static dd_status cast_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     if (in[0].rank < 0)
         return dd_fail(DD_EVALUE, "cast: x is missing");
@@ -197,6 +202,7 @@ static dd_status cast_infer(const dd_node *node, const dd_type *in, dd_type *out
     return DD_OK;
 }
 
+/* Every value of the four types is exact in a double. */
 static double load(const char *row, dd_dtype dtype, int64_t i) {
     switch (dtype) {
     case DD_U8:

@@ -29,6 +29,7 @@ typedef struct geometry {
 /* ---- shapes -------------------------------------------------------------------------------------
  */
 
+/* Empty lists are the initial values; a list that is given must be whole. */
 static dd_status check_attributes(const char *who, const dd_conv_params *p) {
     if (p->stride.n)
         DD_TRY(dd_need_list(who, "stride", &p->stride, 2, 1));
@@ -93,6 +94,7 @@ static dd_type output_type(const geometry *g) {
     return (dd_type){.dtype = DD_F32, .rank = 4, .dims = {g->n, g->p, g->q, g->o}};
 }
 
+/* y's channels are the weight's first axis. */
 static dd_status conv_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     geometry g;
     DD_TRY(measure("conv", node->params, &in[0], &in[1], &g));
@@ -103,6 +105,7 @@ static dd_status conv_infer(const dd_node *node, const dd_type *in, dd_type *out
     return DD_OK;
 }
 
+/* x's type comes as an input: with a stride, several heights give the same y. */
 static dd_status dx_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     geometry g;
     DD_TRY(measure("conv_dx", node->params, &in[2], &in[1], &g));
@@ -113,6 +116,7 @@ static dd_status dx_infer(const dd_node *node, const dd_type *in, dd_type *out, 
     return DD_OK;
 }
 
+/* db is always the second output; nobody needs to take it. */
 static dd_status dw_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     geometry g;
     DD_TRY(measure("conv_dw", node->params, &in[0], &in[2], &g));
@@ -134,6 +138,7 @@ static geometry measured(const dd_conv_params *p, const dd_type *x, const dd_typ
 /* ---- sums ---------------------------------------------------------------------------------------
  */
 
+/* The tap for output channel o and the group's input channel c. */
 static const float *tap_of(const dd_array *weight, const geometry *g, int64_t o, int64_t c,
                            int64_t r, int64_t s) {
     return dd_row_f32(weight, (o * g->c_group + c) * g->r + r) + s;
@@ -164,6 +169,7 @@ static double conv_element(const dd_array *x, const dd_array *weight, const geom
     return sum;
 }
 
+/* The bias joins in double: one rounding an element. */
 static dd_status conv_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *weight = &a->in[1], *y = &a->out[0];
     const float *bias = a->n_in > 2 ? a->in[2].data : NULL;
@@ -209,6 +215,7 @@ static double dx_element(const dd_array *dy, const dd_array *weight, const geome
     return sum;
 }
 
+/* As a gather: each dx element looks up the taps that read it, so nothing is summed in memory. */
 static dd_status dx_forward(const dd_op_args *a) {
     const dd_array *dy = &a->in[0], *weight = &a->in[1], *dx = &a->out[0];
     geometry g = measured(a->params, &dx->type, &weight->type);
@@ -251,6 +258,7 @@ static void dw_line(const dd_array *x, const dd_array *dy, const geometry *g, in
         }
 }
 
+/* The bias is added at every pixel. */
 static void db_sums(const dd_array *dy, const geometry *g, float *db) {
     for (int64_t o = 0; o < g->o; o++) {
         double sum = 0;
@@ -260,11 +268,13 @@ static void db_sums(const dd_array *dy, const geometry *g, float *db) {
     }
 }
 
+/* A sum an input channel of a group. */
 static size_t dw_scratch(const dd_node *node, const dd_type *in) {
     (void)node;
     return (size_t)in[2].dims[1] * sizeof(double);
 }
 
+/* One output channel and tap at a time: the sums of its input channels run together over x. */
 static dd_status dw_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *dy = &a->in[1], *dw = &a->out[0];
     geometry g = measured(a->params, &x->type, &a->in[2].type);
@@ -284,6 +294,7 @@ static dd_status dw_forward(const dd_op_args *a) {
 /* ---- rules --------------------------------------------------------------------------------------
  */
 
+/* Two nodes, so that dx can go where no trainable ancestor is, and each can join a step. */
 static dd_status conv_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
     const dd_node n = *dd_grad_of(g, node);
@@ -305,6 +316,7 @@ static dd_status conv_grad(dd_graph *g, int node, const int *dout, int *din) {
     return DD_OK;
 }
 
+/* Weight and bias are needed whole. */
 static dd_status conv_window(const dd_node *node, const dd_type *in, dd_range out, int input,
                              dd_range *rows) {
     geometry g;

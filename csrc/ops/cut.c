@@ -38,6 +38,7 @@ static void cut_axis(int64_t start, int64_t end, int64_t step, int64_t size, int
     *count = span > 0 ? (span - 1) / stride + 1 : 0;
 }
 
+/* Axes that are not named stay whole. */
 static dd_status find_cuts(const dd_slice_params *p, const dd_type *x, cuts *c) {
     bool seen[DD_MAX_RANK] = {false};
     int64_t n = p->starts.n;
@@ -67,6 +68,7 @@ static dd_status find_cuts(const dd_slice_params *p, const dd_type *x, cuts *c) 
     return DD_OK;
 }
 
+/* Bounds are Python's: what lies outside is cut off, never an error. */
 static dd_status slice_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     cuts c;
     if (in[0].rank < 0)
@@ -100,6 +102,7 @@ static dd_status slice_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* What the slice left out has gradient 0. */
 static dd_status slice_backward(const dd_op_args *a) {
     if (!a->din[0].data)
         return DD_OK;
@@ -108,6 +111,7 @@ static dd_status slice_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* Channel i of the result is the i-th one that was taken. */
 static void slice_channels(const dd_node *node, dd_channel_ids *ids) {
     cuts c;
     dd_type x = {.dtype = DD_F32};
@@ -152,6 +156,7 @@ static const dd_field pad_fields[] = {
     DD_END,
 };
 
+/* Lists of the rank's length: an axis without pads says 0. */
 static dd_status pad_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_pad_params *p = node->params;
     DD_TRY(dd_need_f32("pad", "x", &in[0]));
@@ -179,6 +184,7 @@ static void move_inner(const dd_pad_params *p, const dd_array *x, const dd_array
     dd_move_run(&m);
 }
 
+/* Everything gets the value first: simple, and the border has no case of its own. */
 static dd_status pad_forward(const dd_op_args *a) {
     const dd_pad_params *p = a->params;
     dd_fill_f32(&a->out[0], (float)p->value);
@@ -186,6 +192,7 @@ static dd_status pad_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* The pads are constants: their gradient goes nowhere. */
 static dd_status pad_backward(const dd_op_args *a) {
     if (a->din[0].data)
         move_inner(a->params, &a->din[0], &a->dout[0], false);

@@ -14,6 +14,7 @@ const char *const dd_unary_names[] = {"identity",   "relu",    "clip", "leaky_re
 _Static_assert(sizeof dd_unary_names / sizeof *dd_unary_names == DD_UNARIES + 1,
                "a name for each dd_unary");
 
+/* Missing comes first: an absent input has no dtype worth naming. */
 dd_status dd_need_f32(const char *who, const char *what, const dd_type *t) {
     if (t->rank < 0)
         return dd_fail(DD_EVALUE, "%s: %s is missing", who, what);
@@ -38,6 +39,7 @@ dd_status dd_need_vector(const char *who, const char *what, const dd_type *t, in
     return dd_need_type(who, what, t, &want);
 }
 
+/* A wrong dtype is a TypeError in Python, a wrong shape a ValueError. */
 dd_status dd_need_type(const char *who, const char *what, const dd_type *t, const dd_type *want) {
     char have[192], need[192];
     if (t->rank < 0)
@@ -57,6 +59,7 @@ dd_status dd_need_axis(const char *who, int64_t axis, int rank, int *at) {
     return DD_OK;
 }
 
+/* The upper bound keeps every product of two attributes and a size below 2^63. */
 dd_status dd_need_list(const char *who, const char *what, const dd_ints *list, int n, int64_t low) {
     if (list->n != n)
         return dd_fail(DD_EVALUE, "%s: %s has %" PRId64 " items, %d are needed", who, what, list->n,

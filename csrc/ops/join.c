@@ -28,6 +28,7 @@ static void move_part(const dd_array *whole, const dd_array *part, int axis, int
 
 static const dd_field axis_fields[] = {DD_INT(dd_axis_params, axis, -1), DD_END};
 
+/* Every input is compared with the first, so the message can name the odd one. */
 static dd_status concat_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     int axis;
     char first[192], other[192];
@@ -54,6 +55,7 @@ static int axis_of(const void *params, int rank) {
     return (int)(axis < 0 ? axis + rank : axis);
 }
 
+/* A plan makes the parts windows of the result instead; then nothing is left to move. */
 static dd_status concat_forward(const dd_op_args *a) {
     int axis = axis_of(a->params, a->out[0].type.rank);
     int64_t before = 0;
@@ -64,6 +66,7 @@ static dd_status concat_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* The reverse: cut dout into the parts' gradients. */
 static dd_status concat_backward(const dd_op_args *a) {
     int axis = axis_of(a->params, a->dout[0].type.rank);
     int64_t before = 0;
@@ -91,6 +94,7 @@ static dd_status concat_window(const dd_node *node, const dd_type *in, dd_range 
     return DD_OK;
 }
 
+/* The hooks know sizes by axis only. */
 static int rank_of(const dd_channel_ids *ids, int input) {
     int rank = 0;
     while (dd_channels_axis(ids, input, rank) >= 0)
@@ -98,6 +102,7 @@ static int rank_of(const dd_channel_ids *ids, int input) {
     return rank;
 }
 
+/* Joined along channels, the lists follow each other. */
 static void concat_channels(const dd_node *node, dd_channel_ids *ids) {
     int rank = rank_of(ids, 0);
     int64_t sum = 0, at = 0;
@@ -142,6 +147,7 @@ static const dd_field split_fields[] = {
     DD_END,
 };
 
+/* The size of piece i of an axis of `whole`. */
 static int64_t piece(const dd_split_params *p, int64_t whole, int64_t i) {
     return p->sizes.n ? p->sizes.v[i] : whole / p->parts;
 }
@@ -150,6 +156,7 @@ static int64_t pieces(const dd_split_params *p) {
     return p->sizes.n ? p->sizes.n : p->parts;
 }
 
+/* Either way the pieces must fill the axis: a forgotten channel is an error, not a cut. */
 static dd_status split_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_split_params *p = node->params;
     int axis;
@@ -181,6 +188,7 @@ static dd_status split_infer(const dd_node *node, const dd_type *in, dd_type *ou
     return DD_OK;
 }
 
+/* A piece that nobody wants is passed over. */
 static dd_status split_forward(const dd_op_args *a) {
     int axis = axis_of(a->params, a->in[0].type.rank); /* `axis` comes first in both structs */
     int64_t before = 0;
@@ -206,6 +214,7 @@ static dd_status split_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* Cut along channels, the lists are cut; along pixels, all pieces share theirs. */
 static void split_channels(const dd_node *node, dd_channel_ids *ids) {
     const dd_split_params *p = node->params;
     int rank = rank_of(ids, 0);

@@ -9,10 +9,12 @@
 
 static const dd_field ln_fields[] = {DD_FLOAT(dd_layer_norm_params, eps, 1e-5), DD_END};
 
+/* gamma and beta may each be left out. */
 static bool given(const dd_node *node, const dd_type *in, int i) {
     return node->n_in > i && dd_present(&in[i]);
 }
 
+/* A row without elements has no mean. */
 static dd_status ln_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     double eps = ((const dd_layer_norm_params *)node->params)->eps;
     DD_TRY(dd_need_rank("layer_norm", "x", &in[0], 1, DD_MAX_RANK));
@@ -29,6 +31,7 @@ static dd_status ln_infer(const dd_node *node, const dd_type *in, dd_type *out, 
     return DD_OK;
 }
 
+/* Mean and rstd of each row, dense whatever x's pitch. */
 static dd_status ln_saved(const dd_node *node, const dd_type *in, dd_type *saved, int *n) {
     (void)node;
     saved[0] = saved[1] = (dd_type){.dtype = DD_F32, .rank = 1, .dims = {dd_type_rows(&in[0])}};
@@ -40,6 +43,7 @@ static const float *vector_of(const dd_op_args *a, int i) {
     return a->n_in > i ? a->in[i].data : NULL;
 }
 
+/* Two passes over a row: the variance around the mean that was found, so nothing cancels. */
 static dd_status ln_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     const float *gamma = vector_of(a, 1), *beta = vector_of(a, 2);
@@ -66,6 +70,7 @@ static dd_status ln_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* The parameters' gradients sum over all rows: in double. */
 static size_t ln_scratch(const dd_node *node, const dd_type *in) {
     return node->backward ? 2 * (size_t)dd_type_last(&in[0]) * sizeof(double) : 0;
 }

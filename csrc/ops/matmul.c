@@ -20,6 +20,7 @@ static int64_t axis(const dd_type *t, bool transposed, int k) {
     return t->dims[t->rank - 2 + (transposed ? 1 - k : k)];
 }
 
+/* No full broadcasting: equal leading axes, or one matrix for the whole batch. */
 static dd_status matmul_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_matmul_params *p = node->params;
     char a_text[192], b_text[192];
@@ -86,6 +87,7 @@ static void product(const batch *out, int64_t at, const batch *x, const batch *y
         }
 }
 
+/* The bias joins the sum in double. */
 static dd_status matmul_forward(const dd_op_args *args) {
     const dd_matmul_params *p = args->params;
     batch a = batch_of(&args->in[0], p->transpose_a), b = batch_of(&args->in[1], p->transpose_b);
@@ -96,6 +98,7 @@ static dd_status matmul_forward(const dd_op_args *args) {
     return DD_OK;
 }
 
+/* The transpose is the same memory with other strides. */
 static batch turned(batch b) {
     return (batch){b.data, b.columns, b.rows, b.count, b.matrix, b.c, b.r};
 }
@@ -146,6 +149,7 @@ static void matmul_channels(const dd_node *node, dd_channel_ids *ids) {
         dd_channels_axis_output(ids, 2, 0, 0);
 }
 
+/* An element of the result costs K. */
 static int64_t matmul_macs(const dd_node *node, const dd_type *in) {
     dd_type out;
     int n_out;

@@ -29,6 +29,7 @@ static const dd_field bn_gradient_fields[] = {
     DD_END,
 };
 
+/* eps above 0 keeps 1/sqrt finite for a channel that does not vary. */
 static dd_status check_bn(const char *who, const dd_batch_norm_params *p) {
     if (!(p->eps > 0))
         return dd_fail(DD_EVALUE, "%s: eps is %g, more than 0 is needed", who, p->eps);
@@ -37,10 +38,12 @@ static dd_status check_bn(const char *who, const dd_batch_norm_params *p) {
     return DD_OK;
 }
 
+/* In training, unless its parameters are frozen: then it is an affine like in inference. */
 static bool uses_batch(const dd_node *node) {
     return node->training && !((const dd_batch_norm_params *)node->params)->frozen;
 }
 
+/* Any rank from 2: a row of features is a map of one pixel. */
 static dd_status bn_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     static const char *const what[] = {"x", "gamma", "beta", "running mean", "running variance"};
     DD_TRY(check_bn("batch_norm", node->params));
@@ -54,6 +57,7 @@ static dd_status bn_infer(const dd_node *node, const dd_type *in, dd_type *out, 
     return DD_OK;
 }
 
+/* (mean, rstd): with them the gradient needs neither y nor the statistics again. */
 static dd_status bn_saved(const dd_node *node, const dd_type *in, dd_type *saved, int *n) {
     (void)node;
     saved[0] = saved[1] = (dd_type){.dtype = DD_F32, .rank = 1, .dims = {dd_type_last(&in[0])}};
@@ -83,6 +87,7 @@ static void move_running(const dd_batch_norm_params *p, double mean, double var,
     *running_var += (float)(p->momentum * (unbiased - (double)*running_var));
 }
 
+/* A channel at a time: statistics first, since they need all pixels, then the affine. */
 static dd_status bn_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     const dd_batch_norm_params *p = a->params;
@@ -118,6 +123,7 @@ static dd_status check_gradient(const char *who, const dd_node *node, const dd_t
     return DD_OK;
 }
 
+/* (dgamma, dbeta) have gamma's type. */
 static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     DD_TRY(check_gradient("bn_reduce", node, in));
     out[0] = out[1] = in[2];
@@ -125,6 +131,7 @@ static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *o
     return DD_OK;
 }
 
+/* The two sums are inputs, so that one pass over the map serves parameters and x. */
 static dd_status dx_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     DD_TRY(check_gradient("bn_dx", node, in));
     if (!((const dd_batch_norm_params *)node->params)->frozen) {
@@ -160,6 +167,7 @@ static double behind(const channel *k, double dz, double x) {
     return dz * dd_unary_slope(k->act, (x - k->mean) * k->rstd * k->gamma + k->beta);
 }
 
+/* dbeta = Σ d and dgamma = Σ d·(x - mean)·rstd. */
 static dd_status reduce_forward(const dd_op_args *a) {
     const dd_array *dz = &a->in[0], *x = &a->in[1];
     float *dgamma = a->out[0].data, *dbeta = a->out[1].data;
@@ -181,6 +189,8 @@ static dd_status reduce_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* dx = gamma·rstd·(d - dbeta/n - x̂·dgamma/n); the last two terms are the way through the
+ * batch's mean and variance, which a frozen norm does not have. */
 static dd_status dx_forward(const dd_op_args *a) {
     const dd_array *dz = &a->in[0], *x = &a->in[1], *dx = &a->out[0];
     const dd_batch_norm_params *p = a->params;
@@ -201,6 +211,7 @@ static dd_status dx_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* bn_reduce is needed for x alone too: its sums enter bn_dx. */
 static dd_status bn_grad(dd_graph *g, int node, const int *dout, int *din) {
     char name[DD_MAX_NAME + 1];
     const dd_node n = *dd_grad_of(g, node);
@@ -223,6 +234,7 @@ static dd_status bn_grad(dd_graph *g, int node, const int *dout, int *din) {
     return DD_OK;
 }
 
+/* With the batch's statistics every output pixel depends on the whole map. */
 static dd_status bn_window(const dd_node *node, const dd_type *in, dd_range out, int input,
                            dd_range *rows) {
     if (uses_batch(node))
@@ -231,6 +243,7 @@ static dd_status bn_window(const dd_node *node, const dd_type *in, dd_range out,
     return DD_OK;
 }
 
+/* Each parameter is a vector over the channels. */
 static void bn_channels(const dd_node *node, dd_channel_ids *ids) {
     (void)node;
     dd_channels_keep(ids, 0, 0);

@@ -16,6 +16,7 @@ const dd_op *const *dd_ops(int *n) {
     return all;
 }
 
+/* A walk: names are looked up while a graph is built, never in a run. */
 const dd_op *dd_op_find(const char *name) {
     for (int i = 0; i < COUNT; i++)
         if (strcmp(all[i]->name, name) == 0)

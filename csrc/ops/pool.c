@@ -43,6 +43,7 @@ static axis axis_of(const dd_pool_params *p, const dd_type *x, int k) {
     return a;
 }
 
+/* Pads below the kernel, so that every window has a tap inside the map. */
 static dd_status pool_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_pool_params *p = node->params;
     const char *who = node->op->name;
@@ -96,6 +97,7 @@ typedef struct geometry {
     bool count_pad;
 } geometry;
 
+/* Of the map `x` is the type of: of dx as well. */
 static geometry measure(const dd_op_args *a, const dd_type *x) {
     const dd_pool_params *p = a->params;
     return (geometry){.y = axis_of(p, x, 0),
@@ -105,6 +107,7 @@ static geometry measure(const dd_op_args *a, const dd_type *x) {
                       .count_pad = p->count_pad};
 }
 
+/* `row` counts output pixels over all images. */
 static window window_at(const geometry *g, int64_t row) {
     window w;
     int64_t height, width, map = g->y.out * g->x.out;
@@ -129,6 +132,7 @@ static dd_status max_saved(const dd_node *node, const dd_type *in, dd_type *save
     return DD_OK;
 }
 
+/* A NaN wins against every number and stays: a broken step shows up in the loss. */
 static dd_status max_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     bool keep = a->training && a->saved[0].data;
@@ -154,6 +158,7 @@ static dd_status max_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* Windows overlap where the stride is below the kernel, so the gradients add up. */
 static dd_status max_backward(const dd_op_args *a) {
     const dd_array *dy = &a->dout[0], *dx = &a->din[0];
     if (!dx->data)
@@ -172,6 +177,7 @@ static dd_status max_backward(const dd_op_args *a) {
 /* ---- average ------------------------------------------------------------------------------------
  */
 
+/* The divisor is the window's own: at the border it has fewer taps, unless pads count. */
 static dd_status avg_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     geometry g = measure(a, &x->type);
@@ -188,6 +194,7 @@ static dd_status avg_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* Every tap gets its share. */
 static dd_status avg_backward(const dd_op_args *a) {
     const dd_array *dy = &a->dout[0], *dx = &a->din[0];
     if (!dx->data)
@@ -210,6 +217,7 @@ static dd_status avg_backward(const dd_op_args *a) {
 /* ---- rules --------------------------------------------------------------------------------------
  */
 
+/* From the first window's first tap to the last one's last. */
 static dd_status pool_window(const dd_node *node, const dd_type *in, dd_range out, int input,
                              dd_range *rows) {
     axis a = axis_of(node->params, &in[0], 0);

@@ -12,6 +12,7 @@
 
 static const dd_field block_fields[] = {DD_INT(dd_block_params, block, 2), DD_END};
 
+/* The bound keeps block² a small number. */
 static dd_status check_block(const char *who, int64_t block, const dd_type *x) {
     DD_TRY(dd_need_rank(who, "x", x, 4, 4));
     if (block < 1 || block > 1024)
@@ -23,6 +24,7 @@ static int64_t block_of(const void *params) {
     return ((const dd_block_params *)params)->block;
 }
 
+/* Whole blocks only: a padded one would hide an odd image size. */
 static dd_status to_depth_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     int64_t b = block_of(node->params);
     DD_TRY(check_block("space_to_depth", b, &in[0]));
@@ -70,6 +72,7 @@ static void move_blocks(int64_t b, const dd_array *spread, const dd_array *deep,
     dd_move_run(&m);
 }
 
+/* The gradient of each of the two is the other one's forward. */
 static dd_status to_depth_forward(const dd_op_args *a) {
     move_blocks(block_of(a->params), &a->in[0], &a->out[0], true);
     return DD_OK;
@@ -92,6 +95,7 @@ static dd_status to_space_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* A row of blocks is `block` rows of pixels. */
 static dd_status to_depth_window(const dd_node *node, const dd_type *in, dd_range out, int input,
                                  dd_range *rows) {
     (void)in;
@@ -165,6 +169,7 @@ static dd_status shuffle_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* The inverse of a shuffle in g groups is one in C/g groups. */
 static dd_status shuffle_backward(const dd_op_args *a) {
     int64_t groups = ((const dd_shuffle_params *)a->params)->groups;
     int64_t c = dd_type_last(&a->in[0].type);
@@ -182,6 +187,7 @@ static dd_status shuffle_window(const dd_node *node, const dd_type *in, dd_range
     return DD_OK;
 }
 
+/* The permutation of the head comment. */
 static void shuffle_channels(const dd_node *node, dd_channel_ids *ids) {
     int64_t groups = ((const dd_shuffle_params *)node->params)->groups;
     int64_t c = dd_channels_count(ids, 0), each = c / groups;

@@ -52,6 +52,7 @@ static dd_status find_repeats(const dd_type *x, const dd_type *like, bool *gone)
     return DD_OK;
 }
 
+/* An empty sum is 0, but an empty mean or maximum is nothing: refused. */
 static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_reduce_params *p = node->params;
     bool gone[DD_MAX_RANK];
@@ -115,6 +116,7 @@ static nests nests_of(const dd_op_args *a, const dd_array *x, const dd_array *y)
     return n;
 }
 
+/* Extremes let a NaN win, as NumPy and torch do. */
 static double combine(int64_t kind, double sum, double v) {
     if (kind == DD_MAXIMUM)
         return v > sum || isnan(v) ? v : sum;
@@ -123,6 +125,7 @@ static double combine(int64_t kind, double sum, double v) {
     return sum + v;
 }
 
+/* One result: all that is reduced into it. */
 static double reduce_line(const nests *n, int64_t kind, const float *x) {
     int64_t index[DD_MAX_RANK] = {0};
     if (n->count == 0)
@@ -134,6 +137,7 @@ static double reduce_line(const nests *n, int64_t kind, const float *x) {
     return kind == DD_MEAN ? sum / (double)n->count : sum;
 }
 
+/* y is addressed by strides: without keepdims its axes are others than x's. */
 static dd_status reduce_forward(const dd_op_args *a) {
     int64_t kind = ((const dd_reduce_params *)a->params)->kind, index[DD_MAX_RANK] = {0};
     nests n = nests_of(a, &a->in[0], &a->out[0]);
@@ -157,6 +161,7 @@ static int64_t ties(const nests *n, const float *x, float y) {
     return count;
 }
 
+/* The gradient of one result to what it came from. */
 static void spread(const nests *n, int64_t kind, const float *x, float y, double dy, float *dx,
                    const int64_t *dx_strides) {
     int64_t index[DD_MAX_RANK] = {0};

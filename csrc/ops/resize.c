@@ -17,6 +17,7 @@ static const dd_field resize_fields[] = {
     DD_END,
 };
 
+/* A scale is rounded down to whole pixels, as torch does. */
 static dd_status resize_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_resize_params *p = node->params;
     bool like = node->n_in > 1 && dd_present(&in[1]);
@@ -70,6 +71,7 @@ static place find_place(const dd_resize_params *p, int axis, int64_t o, int64_t 
     return (place){{first, first + 1 < in ? first + 1 : first}, {1 - part, part}};
 }
 
+/* The four corners' weights are products of the axes'. */
 static void resize_pixel(const dd_array *x, int64_t n, place y, place z, float *to) {
     const int64_t h = x->type.dims[1], w = x->type.dims[2], c = x->type.dims[3];
     const float *from[4];

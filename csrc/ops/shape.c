@@ -13,6 +13,7 @@
 
 static const dd_field reshape_fields[] = {DD_INTS(dd_reshape_params, shape), DD_END};
 
+/* 0 and -1 keep a graph free of sizes: (0, -1, classes) holds for every batch and image. */
 static dd_status reshape_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_ints *shape = &((const dd_reshape_params *)node->params)->shape;
     char text[192];
@@ -52,6 +53,7 @@ static dd_status reshape_infer(const dd_node *node, const dd_type *in, dd_type *
     return DD_OK;
 }
 
+/* A plan gives both the same bytes where it can; dd_copy() then does nothing. */
 static dd_status reshape_forward(const dd_op_args *a) {
     dd_copy(&a->in[0], &a->out[0]);
     return DD_OK;
@@ -81,10 +83,12 @@ static int reshape_sample(int i, void *params, dd_type *in, int *n_in) {
 
 static const dd_field transpose_fields[] = {DD_INTS(dd_transpose_params, perm), DD_END};
 
+/* x's axis that becomes axis k. */
 static int source_axis(const dd_ints *perm, int rank, int k) {
     return perm->n ? (int)(perm->v[k] < 0 ? perm->v[k] + rank : perm->v[k]) : rank - 1 - k;
 }
 
+/* A permutation: every axis once. */
 static dd_status transpose_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_ints *perm = &((const dd_transpose_params *)node->params)->perm;
     unsigned seen = 0;
@@ -132,6 +136,7 @@ static dd_status transpose_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* Channels stay channels where the last axis stays last. */
 static void transpose_channels(const dd_node *node, dd_channel_ids *ids) {
     const dd_ints *perm = &((const dd_transpose_params *)node->params)->perm;
     bool stays = perm->n && (perm->v[perm->n - 1] == perm->n - 1 || perm->v[perm->n - 1] == -1);
@@ -161,6 +166,7 @@ static int transpose_sample(int i, void *params, dd_type *in, int *n_in) {
 
 static const dd_field expand_fields[] = {DD_INTS(dd_reshape_params, shape), DD_END};
 
+/* `like` serves graphs without sizes, `shape` those that know one. */
 static dd_status expand_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_ints *shape = &((const dd_reshape_params *)node->params)->shape;
     char have[192], want[192];
@@ -190,6 +196,7 @@ static dd_status expand_infer(const dd_node *node, const dd_type *in, dd_type *o
     return DD_OK;
 }
 
+/* A broadcast is a move whose source stands still along the repeated axes. */
 static dd_status expand_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     dd_move m = {.rank = y->type.rank,

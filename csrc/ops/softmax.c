@@ -8,6 +8,7 @@
 
 static const dd_field softmax_fields[] = {DD_INT(dd_axis_params, axis, -1), DD_END};
 
+/* Any axis of any rank. */
 static dd_status softmax_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     int axis;
     DD_TRY(dd_need_rank("softmax", "x", &in[0], 1, DD_MAX_RANK));
@@ -34,6 +35,7 @@ static lines lines_of(const void *params, const dd_type *t) {
     return l;
 }
 
+/* The maximum goes first: e^x overflows beyond 88. */
 static void softmax_line(const float *x, int64_t x_step, float *y, int64_t y_step, int64_t n) {
     double most = (double)x[0], sum = 0;
     for (int64_t i = 1; i < n; i++)

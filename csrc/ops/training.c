@@ -24,6 +24,7 @@ static void same_channels(const dd_node *node, dd_channel_ids *ids) {
 
 static const dd_field dropout_fields[] = {DD_FLOAT(dd_dropout_params, p, 0.5), DD_END};
 
+/* p = 1 would divide by 0. */
 static dd_status dropout_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     double p = ((const dd_dropout_params *)node->params)->p;
     DD_TRY(dd_need_f32("dropout", "x", &in[0]));
@@ -44,6 +45,7 @@ static dd_status dropout_saved(const dd_node *node, const dd_type *in, dd_type *
     return DD_OK;
 }
 
+/* One draw an element in row-major order, pads not counted: the pitch changes nothing. */
 static dd_status dropout_forward(const dd_op_args *a) {
     const dd_array *x = &a->in[0], *y = &a->out[0];
     double p = ((const dd_dropout_params *)a->params)->p;
@@ -69,6 +71,7 @@ static dd_status dropout_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
+/* The same elements, the same factor. */
 static dd_status dropout_backward(const dd_op_args *a) {
     const dd_array *dy = &a->dout[0], *dx = &a->din[0];
     float scale = (float)(1 / (1 - ((const dd_dropout_params *)a->params)->p));
@@ -95,6 +98,7 @@ static int dropout_sample(int i, void *params, dd_type *in, int *n_in) {
 /* ---- stop_gradient ------------------------------------------------------------------------------
  */
 
+/* The value passes; DD_OP_NO_GRAD does the rest. */
 static dd_status stop_forward(const dd_op_args *a) {
     dd_copy(&a->in[0], &a->out[0]);
     return DD_OK;

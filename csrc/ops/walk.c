@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+/* A size of 1 gets stride 0 even where the wide one is 1 too: the index is 0 there anyway. */
 void dd_strides_broadcast(const dd_array *a, const dd_type *wide, int64_t *strides) {
     int64_t own[DD_MAX_RANK];
     int missing = wide->rank - a->type.rank;
@@ -30,6 +31,8 @@ static void move_line(const char *from, char *to, int64_t n, int64_t from_step, 
         memcpy(to + i * t, from + i * f, bytes);
 }
 
+/* The inner axis is a line, the others an odometer: no axis order is special, so one function
+ * serves transposes, windows, flips and factored axes. memmove, since a view may be its source. */
 void dd_move_run(const dd_move *m) {
     int64_t index[DD_WALK_RANK] = {0};
     int outer = m->rank - 1;
@@ -48,6 +51,7 @@ void dd_move_run(const dd_move *m) {
     } while (dd_next(outer, m->dims, index));
 }
 
+/* Both sides run through their rows at their own lengths; a step is what is left of both. */
 void dd_copy(const dd_array *from, const dd_array *to) {
     if (from->data == to->data)
         return;
