@@ -193,6 +193,27 @@ def test_read_state_dict_of_a_foreign_file(
     assert all(np.isfinite(a).all() for a in arrays.values())
 
 
+def test_file_that_torch_wrote_is_read() -> None:
+    content = checkpoint._read_file(Path(__file__).parent / "golden" / "torch.pt")
+    w = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    np.testing.assert_array_equal(content["views"]["turned"], w[0].T)
+    np.testing.assert_array_equal(content["views"]["part"], w[:, 1:, ::2])
+    assert content["views"]["one"] == 23
+    assert content["views"]["one"].shape == ()
+    expected = {"half": np.float16, "bfloat": np.float32, "int": np.int64, "bool": np.bool_}
+    for name, array in content["types"].items():
+        assert array.dtype == expected[name]
+        np.testing.assert_array_equal(array, w > 7 if name == "bool" else w)
+    np.testing.assert_array_equal(content["parameter"], w)
+    assert content["empty"].shape == (0, 3)
+    assert content["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert content["epoch"] == 3
+    assert list(content["model"]) == [
+        *("0.weight", "0.bias", "1.weight", "1.bias"),
+        *("1.running_mean", "1.running_var", "1.num_batches_tracked"),
+    ]
+
+
 @pytest.mark.parametrize("nest", ["state_dict", "model_state_dict", "model", "ema"])
 def test_read_state_dict_finds_a_nested_one(tmp_path: Path, nest: str) -> None:
     path = tmp_path / "x.pth"

@@ -5,6 +5,7 @@
 
 dsdet_n.npz: outputs, running statistics and gradients of a twin of dsdet-n, written here in torch
 and computed in double precision. backbones.npz: torchvision's MobileNetV3 and a twin of RepVGG.
+torch.pt: a checkpoint as torch's users have them.
 Weights and inputs come from tests/seeded_state.py, so that the files hold results only.
 """
 
@@ -317,5 +318,22 @@ def make_backbones() -> None:
     np.savez_compressed(HERE / "backbones.npz", **kept)
 
 
+def make_torch_file() -> None:
+    """What torch.save writes for a training script: views, shared storages, half precisions."""
+    w = torch.arange(24.0).reshape(2, 3, 4)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    content = {
+        "model": load(net).state_dict(),
+        "views": {"turned": w[0].t(), "part": w[:, 1:, ::2], "one": w[1, 2, 3]},
+        "types": {"half": w.half(), "bfloat": w.bfloat16(), "int": w.long(), "bool": w > 7},
+        "parameter": nn.Parameter(w),
+        "empty": torch.zeros(0, 3),
+        "optimizer": torch.optim.AdamW(net.parameters()).state_dict(),
+        "epoch": 3,
+    }
+    torch.save(content, HERE / "torch.pt")
+
+
 make_dsdet()
 make_backbones()
+make_torch_file()
