@@ -195,8 +195,8 @@ void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_
     memset(slot_sums(run, r, slot), 0, 2 * (size_t)run->plan->norms[r->norm].c * sizeof(double));
 }
 
-void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
-                       int64_t rows, int64_t slot) {
+void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
+                           int64_t y, int64_t rows, int64_t slot) {
     const dd_norm *norm = &run->plan->norms[r->norm];
     const dd_pvalue *x = &run->plan->values[norm->x], *gradient = &run->plan->values[dz];
     const float *vectors = run->plan->vectors;
@@ -252,7 +252,7 @@ dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node) {
     const dd_node *n = &plan->graph->nodes[node];
     const dd_batch_norm_params *p = n->params;
     dd_norm_gradient r = {.norm = plan->norm_of[node],
-                      .act = {(dd_unary)p->act, (float)p->a, (float)p->b}};
+                          .act = {(dd_unary)p->act, (float)p->a, (float)p->b}};
     int *values[2] = {&r.dgamma, &r.dbeta}, *entries[2] = {&r.dgamma_entry, &r.dbeta_entry};
     for (int i = 0; i < 2; i++) {
         *entries[i] = -1;
