@@ -112,9 +112,9 @@ def val(call: Call) -> Made:
     from deepseek_det.report import CAPTION, Part, picture_of, write_report
 
     detector = Detector(call.model)
-    dataset = load_for(detector.names, call.data, call.split, call.strict)
+    dataset = load_for(detector.names, call.data, call.split, call.strict, call.images)
     options = call.only("conf", "iou", "max_det", "imgsz", "batch", "workers")
-    detections = detect_dataset(detector, dataset, **options)
+    detections = detect_dataset(detector, dataset, **options, progress=call.progress)
     metrics = figures(dataset, detections)
     folder = claim(call.project, call.name, call.exist_ok, "val")
     _reject(call, folder, dataset.rejected)
@@ -273,7 +273,7 @@ def info(call: Call) -> Made:
 
 
 def demo_arguments(
-    epochs: int = 24,
+    epochs: int = 40,
     imgsz: int = 160,
     batch: int = 16,
     n: int = 400,

@@ -152,6 +152,7 @@ class Detector(Model):
         close_mix: int = 10,
         augment: bool = True,
         strict: bool = False,
+        images: str | os.PathLike[str] | None = None,
         project: str | os.PathLike[str] = "runs",
         name: str = "train",
         exist_ok: bool = False,
@@ -160,12 +161,13 @@ class Detector(Model):
     ) -> Run:
         """Trains on a data set and leaves checkpoints, curves and a report in project/name.
 
-        data: a folder or file in any layout that `data.load` knows, or a Dataset. imgsz: side of
-        the letterboxed images, a multiple of 32. lr0: None takes the measured rate for the batch.
-        freeze: the first n parts of the net (stem, stages, neck) or name prefixes. patience: epochs
-        without a better AP before it stops. resume: go on with project/name's last.pt; what is left
-        at its default then is as the run was started with, data too. Afterwards the detector holds
-        the best weights. Returns the run: .best .last .dir .metrics .history.
+        data: a folder or file in any layout that `data.load` knows, or a Dataset; strict, images:
+        as there. imgsz: side of the letterboxed images, a multiple of 32. lr0: None takes the
+        measured rate for the batch. freeze: the first n parts of the net (stem, stages, neck) or
+        name prefixes. patience: epochs without a better AP before it stops. resume: go on with
+        project/name's last.pt; what is left at its default then is as the run was started with,
+        data too. Afterwards the detector holds the best weights. Returns the run: .best .last .dir
+        .metrics .history.
         Raises ValueError on arguments, Error on data and non-finite losses.
         """
         from deepseek_det.train import Settings, Trainer
@@ -191,6 +193,7 @@ class Detector(Model):
             close_mix=close_mix,
             augment=augment,
             strict=strict,
+            images=None if images is None else os.fspath(images),
         )
         trainer = Trainer(
             self,
@@ -216,16 +219,18 @@ class Detector(Model):
         batch: int = 16,
         workers: int | None = None,
         strict: bool = False,
+        images: str | os.PathLike[str] | None = None,
     ) -> Metrics:
         """COCO figures on a split of a data set: `Metrics` with .ap .ap50 .stats .per_class ….
 
         conf, iou, max_det: of the post-processing. imgsz: None for the size it was trained at.
-        strict: refuse a data set with a wrong label instead of leaving that out.
+        strict: refuse a data set with a wrong label instead of leaving that out. images: folder of
+        the images where the data set does not say it.
         Raises Error where the data set's classes are not the detector's, or the split is missing.
         """
         from deepseek_det.predict import evaluate, load_for
 
-        dataset = load_for(self.names, data, split, strict)
+        dataset = load_for(self.names, data, split, strict, images)
         return evaluate(self, dataset, conf, iou, max_det, imgsz, batch, workers)
 
     def predict(
@@ -250,6 +255,13 @@ class Detector(Model):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a checkpoint: atomically, tensors only, readable by torch.load too."""
         checkpoint.write(path, self.meta_dict(), self.state_dict())
+
+    def export(self, path: str | os.PathLike[str], opset: int = 17) -> None:
+        """Always raises Error: this version writes checkpoints, no ONNX files yet."""
+        raise Error(
+            f"export: {path} can't be written: this version has no ONNX yet; `save` writes a "
+            "checkpoint, which torch.load reads, and its meta.graph describes the net"
+        )
 
     def meta_dict(self) -> dict[str, Any]:
         """What a checkpoint says beside the parameters."""

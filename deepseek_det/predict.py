@@ -21,6 +21,7 @@ from deepseek_det.data.records import IMAGE_SUFFIXES
 from deepseek_det.data.transforms import check_imgsz, letterbox, shrink_for
 from deepseek_det.errors import Error
 from deepseek_det.metrics import Metrics, evaluate_detections
+from deepseek_det.progress import Progress
 from deepseek_det.results import Results
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def load_for(
     data: str | os.PathLike[str] | Dataset,
     split: str,
     strict: bool = False,
+    images: str | os.PathLike[str] | None = None,
     who: str = "val",
 ) -> Dataset:
     """A split of a data set with its classes in the order of `names`.
@@ -88,11 +90,11 @@ def load_for(
     """
     from deepseek_det.data import load
 
-    dataset = load(data, split, strict=strict)
+    dataset = load(data, split, strict=strict, images=images)
     if list(dataset.names) == list(names):
         return dataset
     if isinstance(data, (str, os.PathLike)) and set(dataset.names) <= set(names):
-        return load(data, split, strict=strict, names=names)
+        return load(data, split, strict=strict, images=images, names=names)
     raise Error(
         f"{who}: {dataset.root}, split {split}, has the classes {list(dataset.names)}; "
         f"{list(names)} were needed"
@@ -109,6 +111,7 @@ def detect_dataset(
     batch: int = 16,
     workers: int | None = None,
     cache: ImageCache | None = None,
+    progress: Progress | None = None,
 ) -> list[Detected]:
     """The detections on each record of a data set: boxes, scores and classes.
 
@@ -125,10 +128,12 @@ def detect_dataset(
     side = check_imgsz(detector.imgsz if imgsz is None else imgsz, "val")
     detections: list[Detected] = []
     batches = stream(dataset, side, batch, None, workers=workers, cache=cache)
-    with contextlib.closing(batches):  # type: ignore[type-var]
+    steps = -(-len(dataset) // batch)
+    with contextlib.closing(batches), (progress or Progress(False)).bar(steps, "val") as bar:  # type: ignore[type-var]
         for b in batches:
             maps = letterbox_maps(b.sizes, b.scales, b.pads)
             detections += postprocess(detector, b.images, maps, conf, iou, max_det)
+            bar.update()
     return detections
 
 

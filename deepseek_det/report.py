@@ -328,7 +328,8 @@ _STYLE = (
     ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--line);"
     "font-weight:normal}thead th{color:var(--soft);font-size:13px}th:first-child{text-align:left}"
-    ".settings td,.settings th{text-align:left}.settings td{font-family:ui-monospace,monospace;font-size:13px}"
+    ".settings td,.settings th{text-align:left}"
+    ".settings td{font-family:ui-monospace,monospace;font-size:13px}"
     ".confusion td{text-align:center;min-width:52px;border:1px solid var(--ground)}"
     ".cell{background:rgba(var(--heat),calc(var(--s)*.75 + .04))}" + _LINES
 )

@@ -21,7 +21,7 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deepseek_det import checkpoint, losses
+from deepseek_det import __version__, checkpoint, losses
 from deepseek_det.data import Dataset, RepeatSampler, holdout, load, splits
 from deepseek_det.data.datasets import defect_lines
 from deepseek_det.data.loader import Batch, ImageCache, stream
@@ -70,6 +70,7 @@ class Settings:
     close_mix: int = 10
     augment: bool = True
     strict: bool = False
+    images: str | None = None
 
     def check(self) -> None:
         """Raises ValueError naming the first setting that is out of range."""
@@ -221,21 +222,21 @@ class Trainer:
     # ---- setting up -------------------------------------------------------------------------
 
     def _load(self, data: str | os.PathLike[str] | Dataset) -> tuple[Dataset, Dataset]:
-        strict = self.settings.strict
-        train = load(data, "train", strict=strict)
+        strict, images = self.settings.strict, self.settings.images
+        train = load(data, "train", strict=strict, images=images)
         self.progress.say(train.report())
         # A file is one split, whatever its name says; a Dataset is one, too.
         if (
             isinstance(data, Dataset)
             or Path(data).suffix.lower() == ".json"
-            or "val" not in splits(data)
+            or "val" not in splits(data, images)
         ):
             train, val = holdout(train, seed=self.settings.seed)
             self.progress.say(
                 f"no val split: {len(val)} of {len(train) + len(val)} training images are held out"
             )
             return train, val
-        val = load_for(train.names, data, "val", strict, "train")
+        val = load_for(train.names, data, "val", strict, images, "train")
         if val.rejected:
             self.progress.say("\n".join(["split val", *defect_lines("left out", val.rejected, 3)]))
         return train, val
@@ -293,7 +294,15 @@ class Trainer:
         self.dir = claim(self.dir.parent, self.dir.name, exist_ok, "train")
         self.run_record.dir = self.dir
         (self.dir / "weights").mkdir(parents=True, exist_ok=True)
-        values = {**asdict(self.settings), "data": self.data, "model": self.detector.model_name}
+        for stale in (self.run_record.best, self.dir / "rejected.json"):
+            stale.unlink(missing_ok=True)
+        values = {
+            "model": self.detector.model_name,
+            "data": self.data,
+            **asdict(self.settings),
+            "peak_lr": self.settings.peak_lr,
+            "version": __version__,
+        }
         _write_text(self.dir / "args.json", json.dumps(values, indent=2, default=str) + "\n")
         if self.train_set.rejected or self.val_set.rejected:
             rejected = [d.to_dict() for d in (*self.train_set.rejected, *self.val_set.rejected)]
@@ -443,8 +452,11 @@ class Trainer:
     # ---- checkpoints ------------------------------------------------------------------------
 
     def _keep(self, metrics: Metrics) -> None:
-        if metrics.ap > self.best_ap:
+        better = metrics.ap > self.best_ap
+        if better:
             self.best_ap, self.best_epoch = metrics.ap, self.epoch
+        # As long as nothing is found at all, the latest weights are the best guess.
+        if better or metrics.ap == self.best_ap <= 0:
             self.run_record.metrics = metrics
             self.averaged.meta = {"train": self._summary(metrics)}
             self.averaged.imgsz = self.settings.imgsz
