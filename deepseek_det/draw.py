@@ -65,7 +65,7 @@ def draw_boxes(
         )
     canvas = Image.fromarray(np.ascontiguousarray(pixels))
     brush = ImageDraw.Draw(canvas)
-    line = width or max(1, round(max(canvas.size) / 320))
+    line = width or max(1, round(max(canvas.size) / 210))
     font = _font(min(max(10, round(max(canvas.size) / 40)), 40))
     for i in reversed(range(len(boxes))):
         _frame(brush, canvas.size, boxes[i], colour(int(classes[i])), line)

@@ -276,7 +276,7 @@ def _pr_chart(m: Metrics) -> str:
     ]
     known = curves["precision"][~np.isnan(curves["precision"]).all(1)]
     if len(known):
-        series.append(charts.Series("mean", curves["recall"], known.mean(0), "c0"))
+        series.append(charts.Series("mean", curves["recall"], known.mean(0), "c0 strong"))
     return charts.line_chart(
         series, "recall", "Precision over recall, IoU 0.5", (0.0, 1.0), (0.0, 1.0)
     )
@@ -321,7 +321,7 @@ _STYLE = (
     "svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font-size:12px}"
     ".mid{text-anchor:middle}.end{text-anchor:end}.grid{stroke:var(--line)}"
     ".axis{stroke:var(--soft)}polyline{fill:none;stroke-width:2;stroke-linejoin:round}"
-    "circle{stroke-width:3}.faint{stroke:var(--soft);--c:var(--soft);opacity:.35;stroke-width:1}"
+    "circle{stroke-width:3}.strong{stroke-width:4}.faint{stroke:var(--soft);--c:var(--soft);opacity:.35;stroke-width:1}"
     ".legend{display:flex;flex-wrap:wrap;gap:4px 16px;font-size:13px;color:var(--soft);"
     "padding-left:54px}.legend i{display:inline-block;width:14px;height:3px;margin-right:6px;"
     "vertical-align:middle;background:var(--c)}"

@@ -183,8 +183,10 @@ def test_fuse_is_exact_and_idempotent(build: Callable[[], Model]) -> None:
 
 def test_registry_takes_a_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))
+    before = registry.list_models()
+    assert before[:3] == ["dsdet-n", "dsdet-s", "dsdet-m"]
     registry.register("mine", lambda classes: registry.build("dsdet-n", classes))
-    assert registry.list_models() == ["dsdet-n", "dsdet-s", "dsdet-m", "mine"]
+    assert registry.list_models() == [*before, "mine"]
     assert Model(registry.build("mine", 2)).infer(np.zeros((1, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match=r"'yours' is not one of dsdet-n"):
         registry.build("yours", 2)
