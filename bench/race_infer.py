@@ -88,9 +88,13 @@ def main() -> None:
     rng = np.random.default_rng(1)
     for name in model.store.names:  # norms that fold to something
         if name.endswith("running_var"):
-            model.store.set(name, rng.uniform(0.5, 2, model.store.get(name).shape).astype(np.float32))
+            model.store.set(
+                name, rng.uniform(0.5, 2, model.store.get(name).shape).astype(np.float32)
+            )
         elif name.endswith("running_mean"):
-            model.store.set(name, rng.normal(0, 0.1, model.store.get(name).shape).astype(np.float32))
+            model.store.set(
+                name, rng.normal(0, 0.1, model.store.get(name).shape).astype(np.float32)
+            )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for size in args.sizes:

@@ -1,7 +1,8 @@
 """Training race: images per second on the reference net against torch, one interleaved run.
 
 The same weights, loss (mean square of all outputs), AdamW and batch; torch's best of NCHW and
-channels_last counts. Usage: python bench/race_train.py [--threads 1 2] [--rounds 12] [--anchors DIR]
+channels_last counts.
+Usage: python bench/race_train.py [--threads 1 2] [--rounds 12] [--anchors DIR]
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from racing import interleave, machine, median, record, table  # isort: skip
 from ref_net import Net, torch_module  # isort: skip
 
 
-def torch_step(folder: Path, x: np.ndarray, state: dict[str, np.ndarray], last: bool) -> Callable[[], None]:
+def torch_step(
+    folder: Path, x: np.ndarray, state: dict[str, np.ndarray], last: bool
+) -> Callable[[], None]:
     net = torch_module(folder).Net()
     net.load_state_dict({k: torch.tensor(v) for k, v in state.items()}, strict=False)
     net.train()
@@ -79,7 +82,8 @@ def main() -> None:
             )
             print(rows[-1], flush=True)
     text = table(["net", "threads", *contestants, "ours / best peer"], rows)
-    body = f"{machine()}; torch {torch.__version__}; images per second, median of {args.rounds}.\n\n{text}"
+    head = f"{machine()}; torch {torch.__version__}; images per second, median of {args.rounds}."
+    body = f"{head}\n\n{text}"
     print(body)
     if args.record:
         record("Training the reference net", body)

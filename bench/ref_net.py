@@ -15,7 +15,13 @@ from deepseek_det import nn
 
 class CBA(nn.Sequential):
     def __init__(
-        self, i: int, o: int, k: int, st: int = 1, g: int = 1, act: type[nn.Module] | None = nn.Hardswish
+        self,
+        i: int,
+        o: int,
+        k: int,
+        st: int = 1,
+        g: int = 1,
+        act: type[nn.Module] | None = nn.Hardswish,
     ) -> None:
         layers: list[nn.Module] = [
             nn.Conv2d(i, o, k, st, k // 2, groups=g, bias=False),
@@ -44,7 +50,7 @@ def dws() -> nn.Sequential:
 class Net(nn.Module):
     def __init__(self, nc: int = 80) -> None:
         super().__init__()
-        r, h = nn.ReLU, nn.Hardswish
+        r = nn.ReLU
         self.stem = CBA(3, 16, 3, 2)
         self.s1 = nn.Sequential(IR(16, 64, 24, 3, 2, r), IR(24, 72, 24, 3, 1, r))
         self.s2 = nn.Sequential(

@@ -70,7 +70,7 @@ size_t dd_assign_scratch_bytes(const dd_assign_options *options, const dd_anchor
     return dd_claims_bytes(objects, capacity_of(options, anchors), anchors->count);
 }
 
-/* ---- task-aligned ---- */
+/* ---- task-aligned -------------------------------------------------------------------------- */
 
 /* x^e for 0 <= x <= 1; whole exponents by products, so that the usual 6 and 0.5 cost no pow. */
 static float power(float x, float e) {
@@ -153,7 +153,7 @@ static void tal_targets(const dd_claims *claims, const dd_assignment *out) {
     }
 }
 
-/* ---- the frame ---- */
+/* ---- the frame ----------------------------------------------------------------------------- */
 
 /* Background anchors that lie mostly in an ignore region get no class loss: what is there may well
  * be an object. Positives stay what they are: an object beside a crowd is still one. */

@@ -215,7 +215,7 @@ static int loss_smooth_l1_sample(int i, double *x, double *t, double *params) {
     return box_sample(i, x, t);
 }
 
-/* ---- the table and its runner ---- */
+/* ---- the table and its runner -------------------------------------------------------------- */
 
 #define DD_LOSS(name, width, n_params, params, default0, default1, doc)                            \
     {#name,                                                                                        \

@@ -10,7 +10,7 @@
 #include "base/memory.h"
 #include "detect/boxes.h"
 
-/* ---- order ---- */
+/* ---- order --------------------------------------------------------------------------------- */
 
 uint64_t dd_score_key(float score, uint32_t index) {
     uint32_t bits;
@@ -64,7 +64,7 @@ void dd_keys_sort(uint64_t *keys, uint64_t *spare, int64_t n) {
         memcpy(keys, from, (size_t)n * sizeof *keys);
 }
 
-/* ---- the kept boxes ---- */
+/* ---- the kept boxes ------------------------------------------------------------------------ */
 
 size_t dd_kept_bytes(int64_t capacity) {
     return (size_t)capacity * (5 * sizeof(float) + sizeof(int32_t));
@@ -118,7 +118,7 @@ bool dd_kept_suppresses(const dd_kept *k, const float *box, int32_t cls, float t
     return false;
 }
 
-/* ---- the two functions ---- */
+/* ---- the two functions --------------------------------------------------------------------- */
 
 static bool has_nan(const float *box) {
     return isnan(box[0]) || isnan(box[1]) || isnan(box[2]) || isnan(box[3]);

@@ -193,8 +193,7 @@ static dd_status scan_number(dd_json *json, size_t *length, bool *whole) {
     return DD_OK;
 }
 
-/* ---- text (checked before: these functions trust the escapes that they meet)
- * ---------------------------------------------------------------------------------- */
+/* ---- text (checked before: these functions trust the escapes that they meet) --------------- */
 
 bool dd_json_is(const dd_json_text *text, const char *word) {
     size_t n = strlen(word);

@@ -64,7 +64,7 @@ dd_status dd_grad_backward(dd_graph *g, int node, const int *dout, int *din) {
     return DD_OK;
 }
 
-/* ---- the training copy of the forward -------------------------------------------------------- */
+/* ---- the training copy of the forward ------------------------------------------------------ */
 
 /* A batch norm whose parameters are all frozen runs on its running statistics: any operator with
  * state and an attribute `frozen` is told so. */
@@ -132,7 +132,7 @@ static dd_status add_seed(dd_graph *g, const char *output, int of, int *value) {
     return DD_OK;
 }
 
-/* ---- the backward pass ----------------------------------------------------------------------- */
+/* ---- the backward pass --------------------------------------------------------------------- */
 
 /* The state of one differentiation. */
 typedef struct pass {

@@ -29,7 +29,7 @@ struct dd_channel_ids {
     dd_status status;     /* the first failure */
 };
 
-/* ---- union-find ------------------------------------------------------------------------------ */
+/* ---- union-find ---------------------------------------------------------------------------- */
 
 /* With path halving: chains stay short without a second pass. */
 static int root(dd_channel_ids *c, int id) {
@@ -93,7 +93,7 @@ static void lock_list(dd_channel_ids *c, list l) {
         unite(c, c->items[l.first + (size_t)k], 0);
 }
 
-/* ---- for op->channels ------------------------------------------------------------------------ */
+/* ---- for op->channels ---------------------------------------------------------------------- */
 
 /* The list of an input of the node whose hook runs. */
 static list input_list(const dd_channel_ids *c, int input) {
@@ -177,7 +177,7 @@ void dd_channels_axis_input(dd_channel_ids *c, int input, int number, int other)
     record_axis(c, input, number, input_list(c, other));
 }
 
-/* ---- for pruning ----------------------------------------------------------------------------- */
+/* ---- for pruning --------------------------------------------------------------------------- */
 
 void dd_channels_destroy(dd_channel_ids *c) {
     if (!c)

@@ -11,7 +11,7 @@
 #include "graph/graph.h"
 #include "ops/channels.h"
 
-/* ---- for pruning ----------------------------------------------------------------------------- */
+/* ---- for pruning --------------------------------------------------------------------------- */
 
 /* Walks a forward graph; `types` as from dd_graph_infer. */
 dd_status dd_channels_create(const dd_graph *g, const dd_store *s, const dd_type *types,

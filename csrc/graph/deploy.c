@@ -37,7 +37,7 @@ typedef struct pass {
     dd_store *to_store;
 } pass;
 
-/* ---- reading the old graph ------------------------------------------------------------------- */
+/* ---- reading the old graph ----------------------------------------------------------------- */
 
 /* The store's entry behind a value; NULL for anything else, absent values included. */
 static const dd_entry *entry_of(const pass *p, int value) {
@@ -86,7 +86,7 @@ static void read_uses(pass *p) {
         p->consumers[p->alias[g->outputs[i]]]++;
 }
 
-/* ---- forms ----------------------------------------------------------------------------------- */
+/* ---- forms --------------------------------------------------------------------------------- */
 
 /* An attribute list as numbers, or its initial value where the list is empty. */
 static void spread(const dd_ints *list, int n, int64_t initial, int64_t *out) {
@@ -298,7 +298,7 @@ static void read_needed(pass *p) {
     }
 }
 
-/* ---- writing the new one --------------------------------------------------------------------- */
+/* ---- writing the new one ------------------------------------------------------------------- */
 
 /* `name`, or the first of name@2, name@3, ... that the new store does not have. */
 static void free_name(const dd_store *s, const char *name, char *text, size_t capacity) {

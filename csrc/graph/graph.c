@@ -46,7 +46,7 @@ void dd_graph_destroy(dd_graph *graph) {
     dd_free(graph);
 }
 
-/* ---- values ---------------------------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------------------------- */
 
 /* Names stand in files and in messages, and derived names ("d:...", "...:1") are built in buffers
  * of fixed size: so they have a limit. */
@@ -131,7 +131,7 @@ dd_status dd_graph_output(dd_graph *g, const char *name, int value) {
     return DD_OK;
 }
 
-/* ---- nodes ----------------------------------------------------------------------------------- */
+/* ---- nodes --------------------------------------------------------------------------------- */
 
 /* NaN is no attribute: it would compare unequal to itself wherever graphs are compared. Infinity is
  * one (a clip without an upper bound). */
@@ -277,7 +277,7 @@ dd_status dd_graph_node(dd_graph *g, const dd_op *op, const char *name, const vo
     return DD_OK;
 }
 
-/* ---- copies ---------------------------------------------------------------------------------- */
+/* ---- copies -------------------------------------------------------------------------------- */
 
 /* Arrays of length 0 stay NULL: a copy has no more memory than its original. */
 static dd_status copy_ints(const int *from, size_t n, int **to, size_t *capacity) {
@@ -352,7 +352,7 @@ dd_status dd_graph_copy(const dd_graph *from, dd_graph **to) {
     return DD_OK;
 }
 
-/* ---- dead nodes ------------------------------------------------------------------------------ */
+/* ---- dead nodes ---------------------------------------------------------------------------- */
 
 /* Marks the values that outputs, gradients and the call's signature need, and all behind them. */
 static void mark_live(const dd_graph *g, bool *live) {

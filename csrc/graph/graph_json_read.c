@@ -142,7 +142,7 @@ static dd_status read_attributes(reader *r, const dd_op *op, char *params) {
     }
 }
 
-/* ---- the sections ---------------------------------------------------------------------------- */
+/* ---- the sections -------------------------------------------------------------------------- */
 
 static dd_status read_dtype(reader *r, dd_dtype *dtype) {
     char word[DD_MAX_NAME + 1];

@@ -7,8 +7,8 @@
 typedef struct dd_interpreter dd_interpreter;
 
 /* Infers types and allocates all values. Graph and store are borrowed. */
-dd_status dd_interpreter_create(const dd_graph *g, dd_store *s, const dd_type *inputs, uint64_t seed,
-                                dd_interpreter **interpreter);
+dd_status dd_interpreter_create(const dd_graph *g, dd_store *s, const dd_type *inputs,
+                                uint64_t seed, dd_interpreter **interpreter);
 void dd_interpreter_destroy(dd_interpreter *);
 /* Forward over all forward nodes; inputs are dense arrays. In a training graph running statistics
  * in the store move. */

@@ -5,8 +5,7 @@
 
 #include "base/memory.h"
 
-/* ---- pending values
- * ---------------------------------------------------------------------------------- */
+/* ---- pending values ------------------------------------------------------------------------ */
 
 /* Whether `node` can form `value` in its load. */
 static bool loads_pending(const dd_plan *plan, int node, int value, dd_pending kind) {
@@ -113,8 +112,7 @@ dd_status dd_layout_pending(dd_plan *plan) {
     return DD_OK;
 }
 
-/* ---- windows
- * ------------------------------------------------------------------------------------------- */
+/* ---- windows ------------------------------------------------------------------------------- */
 
 static bool is_concat(const dd_node *n) {
     return n->op == &dd_op_concat;
@@ -122,9 +120,8 @@ static bool is_concat(const dd_node *n) {
 
 /* A reshape, or the dequantize of an input that is given as floats. */
 static bool is_reshape(const dd_plan *plan, const dd_node *n) {
-    return (n->op->flags & DD_OP_VIEW) != 0 ||
-           (n->op == &dd_op_dequantize && !n->backward &&
-            plan->values[n->in[0]].type.dtype == DD_F32);
+    return (n->op->flags & DD_OP_VIEW) != 0 || (n->op == &dd_op_dequantize && !n->backward &&
+                                                plan->values[n->in[0]].type.dtype == DD_F32);
 }
 
 /* A backward node's gradient of its first output. */

@@ -12,8 +12,7 @@
 #include "base/threads.h"
 #include "graph/layout.h"
 
-/* ---- for the matchers
- * ------------------------------------------------------------------------------- */
+/* ---- for the matchers ---------------------------------------------------------------------- */
 
 dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step) {
     DD_TRY(dd_reserve(&plan->steps, &plan->steps_capacity, plan->n_steps + 1, sizeof(dd_step)));
@@ -91,8 +90,7 @@ int dd_gradient_entry(const dd_plan *plan, int value) {
     return -1;
 }
 
-/* ---- readers
- * ------------------------------------------------------------------------------------------ */
+/* ---- readers ------------------------------------------------------------------------------- */
 
 bool dd_reads_data(const dd_node *n, int i) {
     if (n->in[i] < 0)
@@ -156,8 +154,7 @@ static void read_relu_results(dd_graph *g) {
     }
 }
 
-/* ---- records
- * ---------------------------------------------------------------------------------------------- */
+/* ---- records ------------------------------------------------------------------------------- */
 
 /* A gradient folded to the shape that it has already is the gradient itself. */
 static void drop_folds(dd_plan *plan) {
@@ -236,8 +233,7 @@ static dd_status record_norms(dd_plan *plan) {
     return DD_OK;
 }
 
-/* ---- plain steps: what no pattern took
- * ----------------------------------------------------------------------- */
+/* ---- plain steps: what no pattern took ----------------------------------------------------- */
 
 static dd_status match_all(dd_plan *plan, const dd_store *store) {
     static dd_status (*const match[])(dd_plan *, const dd_store *, int, bool *) = {
@@ -270,8 +266,7 @@ static int by_place(const void *a, const void *b) {
     return x->late != y->late ? x->late - y->late : x->order - y->order;
 }
 
-/* ---- lifetimes and the arena
- * ----------------------------------------------------------------------------------- */
+/* ---- lifetimes and the arena --------------------------------------------------------------- */
 
 static void touch(dd_plan *plan, int value, int step) {
     dd_pvalue *root = &plan->values[plan->values[value].root];
@@ -361,8 +356,7 @@ static dd_status lay_out_arena(dd_plan *plan) {
     return DD_OK;
 }
 
-/* ---- create and destroy
- * -------------------------------------------------------------------------------------------- */
+/* ---- create and destroy -------------------------------------------------------------------- */
 
 static dd_status init_values(dd_plan *plan, const dd_store *store, const dd_type *inputs) {
     const dd_graph *g = plan->graph;

@@ -18,8 +18,7 @@ void dd_run_fail(const dd_run *run, dd_status status) {
         (void)snprintf(run->failure->message, sizeof run->failure->message, "%s", dd_message());
 }
 
-/* ---- addresses
- * ------------------------------------------------------------------------------------------ */
+/* ---- addresses ----------------------------------------------------------------------------- */
 
 static void *base_of(const dd_plan *plan, const dd_binding *b, const dd_pvalue *v) {
     switch (v->place) {
@@ -81,8 +80,7 @@ static dd_status make_scratch(dd_plan *plan, int threads) {
     return DD_OK;
 }
 
-/* ---- the team
- * --------------------------------------------------------------------------------------------- */
+/* ---- the team ------------------------------------------------------------------------------ */
 
 typedef struct team {
     dd_run run;

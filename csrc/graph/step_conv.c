@@ -109,8 +109,7 @@ dd_status dd_conv_record(dd_plan *plan, const dd_store *store, int node, int x, 
     return DD_OK;
 }
 
-/* ---- packing
- * --------------------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------- */
 
 static void pack_depthwise(const dd_conv *c, const float *weight, float *packed) {
     int taps = c->k_h * c->k_w;
@@ -174,8 +173,7 @@ void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread) {
                   packed + c->phases[i].packed);
 }
 
-/* ---- forward
- * ---------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------- */
 
 bool dd_conv_pointwise(const dd_conv *c) {
     return c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->groups == 1 && c->pad_top == 0 &&

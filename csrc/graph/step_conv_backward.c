@@ -108,8 +108,7 @@ static void load(const dd_run *run, const dd_step *s, const dd_conv *c, strip *t
     t->x_row = x_width(c) * c->c_in;
 }
 
-/* ---- the gradient of the input
- * ------------------------------------------------------------------- */
+/* ---- the gradient of the input ------------------------------------------------------------- */
 
 static void dx_phase_row(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t,
                          const dd_conv_phase *p, int64_t y, int64_t rows) {
@@ -212,8 +211,7 @@ static void dx_depthwise(const dd_run *run, const dd_step *s, const dd_conv *c, 
     }
 }
 
-/* ---- the gradient of the weights
- * ------------------------------------------------------------------- */
+/* ---- the gradient of the weights ----------------------------------------------------------- */
 
 static void dw_product(const dd_run *run, const float *x, int64_t lda, const float *dy, int64_t ldb,
                        float *to, int64_t m, int k, int n) {
@@ -321,8 +319,7 @@ static void db_reduce(const dd_run *run, const dd_step *s, const dd_conv *c) {
     }
 }
 
-/* ---- the step
- * ---------------------------------------------------------------------------------------- */
+/* ---- the step ------------------------------------------------------------------------------ */
 
 static bool wants_dw(const dd_step *s) {
     return s->dw >= 0 || s->dw_entry >= 0;

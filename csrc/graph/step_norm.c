@@ -183,8 +183,7 @@ dd_status dd_match_norm(dd_plan *plan, const dd_store *store, int node, bool *ma
     return DD_OK;
 }
 
-/* ---- the gradient's sums
- * ------------------------------------------------------------------------- */
+/* ---- the gradient's sums ------------------------------------------------------------------- */
 
 static double *slot_sums(const dd_run *run, const dd_norm_gradient *r, int64_t slot) {
     const dd_norm *norm = &run->plan->norms[r->norm];

@@ -134,8 +134,7 @@ dd_status dd_plain_step(dd_plan *plan, int node) {
     return DD_OK;
 }
 
-/* ---- gradients that a step stored
- * --------------------------------------------------------------------- */
+/* ---- gradients that a step stored ---------------------------------------------------------- */
 
 static void add_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     (void)phase;

@@ -206,8 +206,7 @@ dd_status dd_match_sum(dd_plan *plan, const dd_store *store, int node, bool *mat
     return DD_OK;
 }
 
-/* ---- dy · f'(x)
- * ------------------------------------------------------------------------------------ */
+/* ---- dy · f'(x) ---------------------------------------------------------------------------- */
 
 static void unary_dx_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     (void)phase;

@@ -198,8 +198,7 @@ typedef struct dd_run {
 /* Notes a failed operator with this thread's message; the run goes on to its end. */
 void dd_run_fail(const dd_run *run, dd_status status);
 
-/* ---- rows.c: the load stage --------------------------------------------------------------------
- */
+/* ---- rows.c: the load stage ---------------------------------------------------------------- */
 
 /* Address of (image n, map row y, pixel 0) of a stored rank-4 value. */
 float *dd_row(const dd_run *run, int value, int64_t n, int64_t y);
@@ -214,8 +213,7 @@ void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64
                    int64_t left, int64_t right, float *out);
 void *dd_scratch(const dd_run *run, int thread);
 
-/* ---- for the matchers
- * ---------------------------------------------------------------------------- */
+/* ---- for the matchers ---------------------------------------------------------------------- */
 
 dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step);
 void dd_step_node(dd_plan *plan, dd_step *s, int node); /* covers it */
@@ -240,8 +238,7 @@ dd_map dd_map_of(const dd_type *type);
 /* The rows [*begin, *end) of n_rows that unit `unit` of `units` covers. */
 void dd_cut(int64_t n_rows, int64_t units, int64_t unit, int64_t *begin, int64_t *end);
 
-/* ---- steps
- * ----------------------------------------------------------------------------------------- */
+/* ---- steps --------------------------------------------------------------------------------- */
 
 enum {
 #define DD_PATTERN(name) DD_PATTERN_##name,

@@ -21,7 +21,7 @@ const char *dd_drop_name(dd_drop drop) {
     return drop >= 0 && drop < DD_DROPS ? names[drop] : "?";
 }
 
-/* ---- pieces ---- */
+/* ---- pieces -------------------------------------------------------------------------------- */
 
 /* Nothing but the letterbox: such a piece goes through the resize, and drops no box. */
 static bool is_identity(const dd_piece *p) {
@@ -88,7 +88,7 @@ static dd_status paint(const dd_piece *piece, const dd_picture *picture, const d
     return dd_warp(&picture->pixels, &back, &hsv, out, dd_piece_rect(piece, side));
 }
 
-/* ---- boxes ---- */
+/* ---- boxes --------------------------------------------------------------------------------- */
 
 static box move_box(const float *b, const dd_warp_matrix *m) {
     if (m->b == 0.0 &&

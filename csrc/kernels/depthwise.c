@@ -17,8 +17,7 @@
  * of 16 are for levels with 32 registers and stride 1. */
 enum { BLOCK = 16 };
 
-/* ---- forward ----------------------------------------------------------------------------------
- */
+/* ---- forward ------------------------------------------------------------------------------- */
 
 /* Activations without a fast case of their own. */
 DD_RARE void activate_rarely(dd_act act, vf *sum, int pixels) {
@@ -196,8 +195,7 @@ void DD_NAME(depthwise_f32)(const dd_depthwise *d) {
         forward_any(d);
 }
 
-/* ---- data gradient ------------------------------------------------------------------------------
- */
+/* ---- data gradient ------------------------------------------------------------------------- */
 
 /* `pixels` neighbours from x on, where x is a multiple of stride and k, stride and pixels are
  * constants: output pixel x/stride + j gives to pixels j·stride + s. Output pixels are checked one
@@ -316,8 +314,7 @@ void DD_NAME(depthwise_dx_f32)(const dd_depthwise_dx *d) {
             dx_any_pixel(d, d->x_begin + x);
 }
 
-/* ---- weight gradient ----------------------------------------------------------------------------
- */
+/* ---- weight gradient ----------------------------------------------------------------------- */
 
 /* Rows of the kernel whose taps fit in registers together, beside four gradients and an input. */
 #define DW_ROWS(k) ((k) == 3 ? 3 : V_REGISTERS >= 32 ? 5 : 2)

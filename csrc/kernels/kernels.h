@@ -46,18 +46,28 @@ typedef struct dd_act {
     float a, b;
 } dd_act;
 
-typedef enum dd_binary { DD_ADD = 0, DD_SUB, DD_MUL, DD_DIV, DD_MAX, DD_MIN, DD_POW, DD_BINARIES } dd_binary;
+typedef enum dd_binary {
+    DD_ADD = 0,
+    DD_SUB,
+    DD_MUL,
+    DD_DIV,
+    DD_MAX,
+    DD_MIN,
+    DD_POW,
+    DD_BINARIES
+} dd_binary;
 
-/* ---- matrix products (gemm.c) --------------------------------------------------------------- */
+/* ---- matrix products (gemm.c) -------------------------------------------------------------- */
 
 /* C[m, n] = act(Σ_s Σ_k A_s[m, k] · B[s·k.., n] + bias[n] + residual[m, n]).
  *
  * A comes as `segments` blocks: A_s[m, k] = a[s][m·lda + k]. A 1×1 convolution has one segment; a
  * K×K one has K (a segment is K·C neighbouring floats of a padded row; lda = stride·C) or K·K
- * (a segment a tap, where pixels have pad lanes). B is packed by gemm_f32_pack; keep it and C's rows
- * on 64 bytes, vectors that cross cache lines take twice as long. The sum starts from the bias,
- * plus C's old value with `accumulate`, and goes on in the order s, k, whatever m, the tile and
- * the instruction set: position independence. Pointers stand at column 0 whatever n_begin is. */
+ * (a segment a tap, where pixels have pad lanes). B is packed by gemm_f32_pack; keep it and C's
+ * rows on 64 bytes, vectors that cross cache lines take twice as long. The sum starts from the
+ * bias, plus C's old value with `accumulate`, and goes on in the order s, k, whatever m, the tile
+ * and the instruction set: position independence. Pointers stand at column 0 whatever n_begin is.
+ */
 typedef struct dd_gemm {
     const float *const *a;
     int64_t lda;
@@ -88,11 +98,12 @@ typedef struct dd_gemm_tn {
     int k, n;
 } dd_gemm_tn;
 
-/* ---- depthwise (depthwise.c) ------------------------------------------------------------------ */
+/* ---- depthwise (depthwise.c) --------------------------------------------------------------- */
 
-/* One output row: y[x, c] = act(Σ_r Σ_s rows[r][(x·stride + s)·pitch + c] · w[(r·k + s)·wpitch + c] + bias[c]),
- * then + residual[x, c] where given. rows[r] points at the pixel of tap s = 0 for x = 0 in row r
- * (already padded with zeros at both ends). k is 3, 5 or any other; the first two are tuned. */
+/* One output row: y[x, c] = act(Σ_r Σ_s rows[r][(x·stride + s)·pitch + c] · w[(r·k + s)·wpitch + c]
+ * + bias[c]), then + residual[x, c] where given. rows[r] points at the pixel of tap s = 0 for x = 0
+ * in row r (already padded with zeros at both ends). k is 3, 5 or any other; the first two are
+ * tuned. */
 typedef struct dd_depthwise {
     const float *const *rows;
     int64_t pitch;
@@ -137,7 +148,7 @@ typedef struct dd_depthwise_dw {
     float *db;
 } dd_depthwise_dw;
 
-/* ---- batch norm (norm.c) ---------------------------------------------------------------------- */
+/* ---- batch norm (norm.c) ------------------------------------------------------------------- */
 
 /* Over `rows` map rows of `width` pixels (a row starts row_pitch floats after the last): sum[c] +=
  * Σ (x - shift[c]), squares[c] += Σ (x - shift[c])²; float32 within a row, double across rows. */
@@ -149,7 +160,8 @@ typedef struct dd_channel_sums {
     double *sum, *squares; /* squares may be NULL; shift may be NULL (zeros) */
 } dd_channel_sums;
 
-/* y[p, c] = act(x[p, c] · scale[c] + shift[c]) (+ residual after the activation), `pixels` pixels. */
+/* y[p, c] = act(x[p, c] · scale[c] + shift[c]) (+ residual after the activation), `pixels` pixels.
+ */
 typedef struct dd_affine {
     const float *x;
     int64_t pitch;
@@ -191,7 +203,7 @@ typedef struct dd_bn_dx {
     dd_act act;
 } dd_bn_dx;
 
-/* ---- optimizer (optimizer.c): one pass over a flat segment -------------------------------------- */
+/* ---- optimizer (optimizer.c): one pass over a flat segment --------------------------------- */
 
 /* AdamW (Loshchilov & Hutter 2019) or SGD with Nesterov momentum, decoupled decay, and the moving
  * average of the weights: w, m, v, ema are updated in place; g is read and multiplied by g_scale
@@ -204,7 +216,7 @@ typedef struct dd_optimize {
     bool nesterov;
 } dd_optimize;
 
-/* ---- pooling and resizing (pool.c, resize.c) ------------------------------------------------------ */
+/* ---- pooling and resizing (pool.c, resize.c) ----------------------------------------------- */
 
 /* One output row of max or mean over k_h×k_w windows; taps outside the map are left out.
  * rows[r] is the start (pixel 0) of input row r or NULL outside. index (max only, may be NULL): the
@@ -233,7 +245,7 @@ typedef struct dd_upsample {
     int64_t base_pitch;
 } dd_upsample;
 
-/* ---- the table ------------------------------------------------------------------------------------ */
+/* ---- the table ----------------------------------------------------------------------------- */
 
 typedef struct dd_kernels {
 #define DD_KERNEL(name, result, arguments) result(*name) arguments;
@@ -249,7 +261,7 @@ typedef struct dd_kernels {
 #include "kernels/kernels.def"
 #undef DD_KERNEL
 
-const dd_kernels_table *dd_kernels(void);             /* for dd_isa_best() */
-const dd_kernels_table *dd_kernels_of(dd_isa isa);    /* NULL where this build lacks the level */
+const dd_kernels_table *dd_kernels(void);          /* for dd_isa_best() */
+const dd_kernels_table *dd_kernels_of(dd_isa isa); /* NULL where this build lacks the level */
 
 #endif

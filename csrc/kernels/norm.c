@@ -10,8 +10,7 @@
  * read once for the four. */
 #include "kernels/activation.h"
 
-/* ---- sums ---------------------------------------------------------------------------------------
- */
+/* ---- sums ---------------------------------------------------------------------------------- */
 
 /* Channels whose double sums a call keeps on the stack: whole vectors there, whatever the caller's
  * array ends with. Wider maps are visited once per so many channels. */
@@ -127,8 +126,7 @@ void DD_NAME(channel_sums_f32)(const dd_channel_sums *s) {
     }
 }
 
-/* ---- the gradient's sums ------------------------------------------------------------------------
- */
+/* ---- the gradient's sums ------------------------------------------------------------------- */
 
 typedef struct reduce_constants {
     vf scale[2], shift[2], mean[2];

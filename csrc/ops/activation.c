@@ -9,8 +9,7 @@
 #include "ops/describe.h"
 #include "ops/walk.h"
 
-/* ---- the functions ------------------------------------------------------------------------------
- */
+/* ---- the functions ------------------------------------------------------------------------- */
 
 /* The comparisons let a NaN fall through to x itself. */
 static double clip(double x, double low, double high) {
@@ -133,8 +132,7 @@ double dd_unary_slope(dd_act act, double x) {
     return 1;
 }
 
-/* ---- the operators ------------------------------------------------------------------------------
- */
+/* ---- the operators ------------------------------------------------------------------------- */
 
 static const dd_field unary_fields[] = {
     DD_ENUM(dd_unary_params, kind, DD_IDENTITY, dd_unary_names),

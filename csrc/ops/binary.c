@@ -50,8 +50,7 @@ static dd_status binary_infer(const dd_node *node, const dd_type *in, dd_type *o
     return DD_OK;
 }
 
-/* ---- walking the broadcast shape
- * ------------------------------------------------------------------ */
+/* ---- walking the broadcast shape ----------------------------------------------------------- */
 
 /* The result's shape by lines along its last axis. */
 typedef struct lines {
@@ -131,8 +130,7 @@ static dd_status binary_forward(const dd_op_args *args) {
     return DD_OK;
 }
 
-/* ---- gradients ----------------------------------------------------------------------------------
- */
+/* ---- gradients ----------------------------------------------------------------------------- */
 
 /* Half of the gradient to each of two equal operands of max and min, as torch does. */
 static double wins(int64_t kind, double a, double b) {
@@ -259,8 +257,7 @@ static dd_status binary_grad(dd_graph *g, int node, const int *dout, int *din) {
     return DD_OK;
 }
 
-/* ---- rules --------------------------------------------------------------------------------------
- */
+/* ---- rules --------------------------------------------------------------------------------- */
 
 /* Rows are the result's, or the one row of an operand that is broadcast over them. */
 static dd_status binary_window(const dd_node *node, const dd_type *in, dd_range out, int input,

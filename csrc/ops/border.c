@@ -46,8 +46,7 @@ static float of_channel(const dd_floats *list, int64_t c, float otherwise) {
     return list->n == 0 ? otherwise : (float)list->v[list->n == 1 ? 0 : c];
 }
 
-/* ---- quantize -----------------------------------------------------------------------------------
- */
+/* ---- quantize ------------------------------------------------------------------------------ */
 
 static const char *const quantize_names[] = {"u8", "s8", NULL};
 
@@ -112,8 +111,7 @@ static int quantize_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- dequantize ---------------------------------------------------------------------------------
- */
+/* ---- dequantize ---------------------------------------------------------------------------- */
 
 static const dd_field dequantize_fields[] = {
     DD_FLOATS(dd_dequantize_params, scale),
@@ -181,8 +179,7 @@ static int dequantize_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- cast ---------------------------------------------------------------------------------------
- */
+/* ---- cast ---------------------------------------------------------------------------------- */
 
 static const char *const cast_names[] = {"f32", "u8", "s8", "s32", NULL};
 static const dd_dtype cast_dtypes[] = {DD_F32, DD_U8, DD_S8, DD_S32};

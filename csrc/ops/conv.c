@@ -26,8 +26,7 @@ typedef struct geometry {
     int64_t c_group, o_group; /* channels of a group */
 } geometry;
 
-/* ---- shapes -------------------------------------------------------------------------------------
- */
+/* ---- shapes -------------------------------------------------------------------------------- */
 
 /* Empty lists are the initial values; a list that is given must be whole. */
 static dd_status check_attributes(const char *who, const dd_conv_params *p) {
@@ -135,8 +134,7 @@ static geometry measured(const dd_conv_params *p, const dd_type *x, const dd_typ
     return g;
 }
 
-/* ---- sums ---------------------------------------------------------------------------------------
- */
+/* ---- sums ---------------------------------------------------------------------------------- */
 
 /* The tap for output channel o and the group's input channel c. */
 static const float *tap_of(const dd_array *weight, const geometry *g, int64_t o, int64_t c,
@@ -291,8 +289,7 @@ static dd_status dw_forward(const dd_op_args *a) {
     return DD_OK;
 }
 
-/* ---- rules --------------------------------------------------------------------------------------
- */
+/* ---- rules --------------------------------------------------------------------------------- */
 
 /* Two nodes, so that dx can go where no trainable ancestor is, and each can join a step. */
 static dd_status conv_grad(dd_graph *g, int node, const int *dout, int *din) {
@@ -367,8 +364,7 @@ static int64_t dw_macs(const dd_node *node, const dd_type *in) {
     return g.n * g.p * g.q * g.o * g.c_group * g.r * g.s;
 }
 
-/* ---- samples ------------------------------------------------------------------------------------
- */
+/* ---- samples ------------------------------------------------------------------------------- */
 
 typedef struct conv_case {
     dd_conv_params p;

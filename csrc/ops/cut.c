@@ -8,8 +8,7 @@
 #include "ops/node.h"
 #include "ops/walk.h"
 
-/* ---- slice --------------------------------------------------------------------------------------
- */
+/* ---- slice --------------------------------------------------------------------------------- */
 
 static const dd_field slice_fields[] = {
     DD_INTS(dd_slice_params, starts),
@@ -146,8 +145,7 @@ static int slice_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- pad ----------------------------------------------------------------------------------------
- */
+/* ---- pad ----------------------------------------------------------------------------------- */
 
 static const dd_field pad_fields[] = {
     DD_INTS(dd_pad_params, before),

@@ -9,8 +9,7 @@
 #include "ops/op.h"
 #include "ops/params.h"
 
-/* ---- fields: DD_INT(dd_conv_params, groups, 1) is a row for the member `groups`
- * ------------------ */
+/* ---- fields: DD_INT(dd_conv_params, groups, 1) is a row for the member `groups` ------------ */
 
 #define DD_INT(s, m, initial)                                                                      \
     { #m, DD_FIELD_INT, offsetof(s, m), initial, NULL }
@@ -29,8 +28,7 @@
 
 extern const char *const dd_unary_names[]; /* by dd_unary, NULL-terminated */
 
-/* ---- checks for infer: a message "who: what came, what was needed" ------------------------------
- */
+/* ---- checks for infer: a message "who: what came, what was needed" ------------------------- */
 
 /* `what` names the input in messages. An absent input (rank -1) fails each of these. */
 dd_status dd_need_f32(const char *who, const char *what, const dd_type *t);
@@ -62,8 +60,7 @@ dd_status dd_infer_same(const struct dd_node *node, const dd_type *in, dd_type *
 /* "prefix:name", cut to what a node's name may hold, into `text`; returned. For op->grad. */
 const char *dd_grad_name(char text[DD_MAX_NAME + 1], const char *prefix, const char *name);
 
-/* ---- samples ------------------------------------------------------------------------------------
- */
+/* ---- samples ------------------------------------------------------------------------------- */
 
 /* Static tables: `{.p = {...}, .n = 2, .in = {F32(1, 3, 3, 8), F32(8)}}`; SAMPLES(cases, ...) is
  * the body of a `sample` function over such a table. */

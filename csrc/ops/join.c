@@ -23,8 +23,7 @@ static void move_part(const dd_array *whole, const dd_array *part, int axis, int
         dd_move_run(&m);
 }
 
-/* ---- concat -------------------------------------------------------------------------------------
- */
+/* ---- concat -------------------------------------------------------------------------------- */
 
 static const dd_field axis_fields[] = {DD_INT(dd_axis_params, axis, -1), DD_END};
 
@@ -137,8 +136,7 @@ static int concat_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- split --------------------------------------------------------------------------------------
- */
+/* ---- split --------------------------------------------------------------------------------- */
 
 static const dd_field split_fields[] = {
     DD_INT(dd_split_params, axis, -1),

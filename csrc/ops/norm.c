@@ -9,8 +9,7 @@
 #include "ops/grad.h"
 #include "ops/walk.h"
 
-/* ---- batch norm ---------------------------------------------------------------------------------
- */
+/* ---- batch norm ---------------------------------------------------------------------------- */
 
 static const dd_field bn_fields[] = {
     DD_FLOAT(dd_batch_norm_params, eps, 1e-5),

@@ -118,8 +118,7 @@ static window window_at(const geometry *g, int64_t row) {
     return w;
 }
 
-/* ---- max ----------------------------------------------------------------------------------------
- */
+/* ---- max ----------------------------------------------------------------------------------- */
 
 /* Where each maximum was: y·W + x in the map; the first one on ties. */
 static dd_status max_saved(const dd_node *node, const dd_type *in, dd_type *saved, int *n) {
@@ -174,8 +173,7 @@ static dd_status max_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
-/* ---- average ------------------------------------------------------------------------------------
- */
+/* ---- average ------------------------------------------------------------------------------- */
 
 /* The divisor is the window's own: at the border it has fewer taps, unless pads count. */
 static dd_status avg_forward(const dd_op_args *a) {
@@ -214,8 +212,7 @@ static dd_status avg_backward(const dd_op_args *a) {
     return DD_OK;
 }
 
-/* ---- rules --------------------------------------------------------------------------------------
- */
+/* ---- rules --------------------------------------------------------------------------------- */
 
 /* From the first window's first tap to the last one's last. */
 static dd_status pool_window(const dd_node *node, const dd_type *in, dd_range out, int input,

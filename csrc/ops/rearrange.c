@@ -133,8 +133,7 @@ static int to_space_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- channel shuffle
- * ------------------------------------------------------------------------------ */
+/* ---- channel shuffle ----------------------------------------------------------------------- */
 
 static const dd_field shuffle_fields[] = {DD_INT(dd_shuffle_params, groups, 2), DD_END};
 

@@ -77,8 +77,7 @@ static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *o
     return DD_OK;
 }
 
-/* ---- the walk -----------------------------------------------------------------------------------
- */
+/* ---- the walk ------------------------------------------------------------------------------ */
 
 typedef struct nests {
     int kept, gone; /* axes of each nest */

@@ -8,8 +8,7 @@
 #include "ops/node.h"
 #include "ops/walk.h"
 
-/* ---- reshape ------------------------------------------------------------------------------------
- */
+/* ---- reshape ------------------------------------------------------------------------------- */
 
 static const dd_field reshape_fields[] = {DD_INTS(dd_reshape_params, shape), DD_END};
 
@@ -78,8 +77,7 @@ static int reshape_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- transpose ----------------------------------------------------------------------------------
- */
+/* ---- transpose ----------------------------------------------------------------------------- */
 
 static const dd_field transpose_fields[] = {DD_INTS(dd_transpose_params, perm), DD_END};
 
@@ -161,8 +159,7 @@ static int transpose_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- expand -------------------------------------------------------------------------------------
- */
+/* ---- expand -------------------------------------------------------------------------------- */
 
 static const dd_field expand_fields[] = {DD_INTS(dd_reshape_params, shape), DD_END};
 

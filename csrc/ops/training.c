@@ -19,8 +19,7 @@ static void same_channels(const dd_node *node, dd_channel_ids *ids) {
     dd_channels_keep(ids, 0, 0);
 }
 
-/* ---- dropout ------------------------------------------------------------------------------------
- */
+/* ---- dropout ------------------------------------------------------------------------------- */
 
 static const dd_field dropout_fields[] = {DD_FLOAT(dd_dropout_params, p, 0.5), DD_END};
 
@@ -95,8 +94,7 @@ static int dropout_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- stop_gradient ------------------------------------------------------------------------------
- */
+/* ---- stop_gradient ------------------------------------------------------------------------- */
 
 /* The value passes; DD_OP_NO_GRAD does the rest. */
 static dd_status stop_forward(const dd_op_args *a) {

@@ -9,7 +9,7 @@
 
 PyMethodDef dd_py_detect_methods[];
 
-/* ---- boxes ---- */
+/* ---- boxes --------------------------------------------------------------------------------- */
 
 /* box_iou(a, b) -> (n, m) */
 static PyObject *box_iou(PyObject *module, PyObject *args) {
@@ -58,7 +58,7 @@ done:
     return result;
 }
 
-/* ---- NMS and post-processing ---- */
+/* ---- NMS and post-processing --------------------------------------------------------------- */
 
 /* nms(boxes, scores, classes, iou_threshold, max_det) -> kept indices */
 static PyObject *nms(PyObject *module, PyObject *args) {

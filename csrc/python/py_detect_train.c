@@ -7,7 +7,7 @@
 #include "detect/criterion.h"
 #include "detect/losses.h"
 
-/* ---- losses ---- */
+/* ---- losses -------------------------------------------------------------------------------- */
 
 /* losses() -> the table: [(name, width, parameter names, defaults, doc)] */
 PyObject *dd_py_losses(PyObject *module, PyObject *nothing) {
@@ -79,7 +79,7 @@ PyObject *dd_py_class_weights(PyObject *module, PyObject *args) {
     return result;
 }
 
-/* ---- anchors and assignment ---- */
+/* ---- anchors and assignment ---------------------------------------------------------------- */
 
 /* anchor_grid(rows, cols, stride, sizes, ratios) -> (A, 4) */
 PyObject *dd_py_anchor_grid(PyObject *module, PyObject *args) {
@@ -233,7 +233,7 @@ done:
     return result;
 }
 
-/* ---- the criterion ---- */
+/* ---- the criterion ------------------------------------------------------------------------- */
 
 /* (cls_loss, cls_params, box_loss, box_params, cls_weight, box_weight) */
 static int criterion_parse(holder *h, PyObject *tuple, dd_criterion *c) {

@@ -16,7 +16,7 @@ static dd_graph *graph_of(PyObject *self) {
     return ((dd_py_graph *)self)->graph;
 }
 
-/* ---- building -------------------------------------------------------------------------------- */
+/* ---- building ------------------------------------------------------------------------------ */
 
 /* The core's names of dtypes, the same as in files. -1 with ValueError. */
 static int as_dtype(const char *name, dd_dtype *dtype) {
@@ -147,7 +147,7 @@ static PyObject *graph_prune_dead(PyObject *self, PyObject *nothing) {
     Py_RETURN_NONE;
 }
 
-/* ---- types ----------------------------------------------------------------------------------- */
+/* ---- types --------------------------------------------------------------------------------- */
 
 /* (dtype, shape) or shape. */
 static int as_input_type(PyObject *item, const dd_value *v, dd_type *type) {
@@ -304,7 +304,7 @@ static PyObject *graph_layers(PyObject *self, PyObject *args) {
     return list;
 }
 
-/* ---- looking at it --------------------------------------------------------------------------- */
+/* ---- looking at it ------------------------------------------------------------------------- */
 
 /* One node for people and tests. */
 static PyObject *node_dict(const dd_node *n, bool backward) {
@@ -415,7 +415,7 @@ static PyObject *graph_training(PyObject *self, void *closure) {
     return PyBool_FromLong(graph_of(self)->training);
 }
 
-/* ---- passes ---------------------------------------------------------------------------------- */
+/* ---- passes -------------------------------------------------------------------------------- */
 
 static PyObject *graph_to_json(PyObject *self, PyObject *args) {
     PyObject *store;
@@ -484,7 +484,7 @@ static PyObject *graph_deploy(PyObject *self, PyObject *args) {
     return Py_BuildValue("(NN)", g, s);
 }
 
-/* ---- the type -------------------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------------------------ */
 
 PyObject *dd_py_graph_wrap(dd_graph *graph) {
     allocfunc make = (allocfunc)PyType_GetSlot(dd_py_graph_type, Py_tp_alloc);
@@ -557,7 +557,7 @@ static PyType_Spec graph_spec = {
     .slots = graph_slots,
 };
 
-/* ---- the area -------------------------------------------------------------------------------- */
+/* ---- the area ------------------------------------------------------------------------------ */
 
 PyMethodDef dd_py_graph_methods[] = {
     {"ops", dd_py_ops, METH_NOARGS, NULL},

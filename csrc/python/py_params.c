@@ -215,7 +215,7 @@ PyObject *dd_py_get_params(const dd_op *op, const char *params) {
     return dict;
 }
 
-/* ---- the list of operators ------------------------------------------------------------------- */
+/* ---- the list of operators ----------------------------------------------------------------- */
 
 /* {"name", "kind", "initial", "names"} */
 static PyObject *field_dict(const dd_field *f) {

@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "graph/interpret.h"
 
-/* ---- arrays ---------------------------------------------------------------------------------- */
+/* ---- arrays -------------------------------------------------------------------------------- */
 
 void dd_py_arrays_clear(dd_py_arrays *a) {
     for (size_t i = 0; a->objects && i < a->n; i++)
@@ -116,7 +116,7 @@ PyArrayObject *dd_py_gradient(PyObject *object, const dd_store *s, const char *w
     return array;
 }
 
-/* ---- Interpreter ----------------------------------------------------------------------------- */
+/* ---- Interpreter --------------------------------------------------------------------------- */
 
 typedef struct object {
     PyObject_HEAD PyObject *store;

@@ -9,7 +9,7 @@ PyTypeObject *dd_py_store_type;
 
 static const char *const roles[] = {"trainable", "state", "constant"};
 
-/* ---- shared ---------------------------------------------------------------------------------- */
+/* ---- shared -------------------------------------------------------------------------------- */
 
 PyTypeObject *dd_py_add_type(PyObject *module, PyType_Spec *spec) {
     PyObject *type = PyType_FromSpec(spec);
@@ -70,7 +70,7 @@ PyObject *dd_py_type(const dd_type *type) {
     return shape ? Py_BuildValue("(sN)", dd_dtype_name(type->dtype), shape) : NULL;
 }
 
-/* ---- entries --------------------------------------------------------------------------------- */
+/* ---- entries ------------------------------------------------------------------------------- */
 
 /* The C store of a Store. */
 static dd_store *store_of(PyObject *self) {
@@ -201,7 +201,7 @@ static PyObject *store_set_options(PyObject *self, PyObject *args, PyObject *key
     Py_RETURN_NONE;
 }
 
-/* ---- values ---------------------------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------------------------- */
 
 /* A copy: the store's own memory is given out by flat() alone, which pins it. */
 static PyObject *store_get(PyObject *self, PyObject *args) {
@@ -293,7 +293,7 @@ static PyObject *store_touch(PyObject *self, PyObject *nothing) {
     Py_RETURN_NONE;
 }
 
-/* ---- the type -------------------------------------------------------------------------------- */
+/* ---- the type ------------------------------------------------------------------------------ */
 
 PyObject *dd_py_store_wrap(dd_store *store) {
     allocfunc make = (allocfunc)PyType_GetSlot(dd_py_store_type, Py_tp_alloc);

@@ -112,8 +112,7 @@ static int count_op(const dd_graph *g, const char *op, bool backward_part) {
     return count;
 }
 
-/* ---- whole nets --------------------------------------------------------------------------------
- */
+/* ---- whole nets ---------------------------------------------------------------------------- */
 
 /* Layers over smooth functions with every way of joining. */
 static void smooth_net(net *n, uint64_t seed) {
@@ -160,8 +159,7 @@ static void check_nets(void) {
     }
 }
 
-/* ---- the fusion --------------------------------------------------------------------------------
- */
+/* ---- the fusion ---------------------------------------------------------------------------- */
 
 static void check_fusion(void) {
     net n;
@@ -211,8 +209,7 @@ static void check_fusion(void) {
     }
 }
 
-/* ---- shared values, shared weights, seeds ------------------------------------------------------
- */
+/* ---- shared values, shared weights, seeds -------------------------------------------------- */
 
 static void check_shared(void) {
     net n;
@@ -289,8 +286,7 @@ static void check_corners(void) {
     net_free(&n);
 }
 
-/* ---- frozen norms, running statistics
- * ------------------------------------------------------------ */
+/* ---- frozen norms, running statistics ------------------------------------------------------ */
 
 static void check_running(void) {
     net n;

@@ -27,7 +27,7 @@ static double error_of(double got, double want) {
     return fabs(got - want) / size;
 }
 
-/* ---- losses ---- */
+/* ---- losses -------------------------------------------------------------------------------- */
 
 static void check_loss_samples(const dd_loss *loss) {
     double x[4], t[4], params[2], value, grad[4], spare[4], high, low;
@@ -114,7 +114,7 @@ static void check_losses(void) {
     CHECK(dd_loss_class_weights(2, counts, 1, weights) == DD_EVALUE, "beta 1");
 }
 
-/* ---- the sweep ---- */
+/* ---- the sweep ----------------------------------------------------------------------------- */
 
 static void check_sigmoid(void) {
     double worst_exp = 0, worst_log = 0;
@@ -161,7 +161,7 @@ static void check_sweep(void) {
     CHECK(dd_sweep_poison(N, x) == 0, "poisoned");
 }
 
-/* ---- anchors and assignment ---- */
+/* ---- anchors and assignment ---------------------------------------------------------------- */
 
 enum { SIDE = 160, NC = 4 };
 static const int64_t LEVELS[] = {0, 1200, 1500, 1575};
@@ -261,7 +261,7 @@ static void check_assign(const scene *s, dd_assigner assigner) {
     CHECK(dd_anchor_index_init(&index, anchor_boxes, A, levels, 3, memory) == DD_EVALUE, "levels");
 }
 
-/* ---- criterion ---- */
+/* ---- criterion ----------------------------------------------------------------------------- */
 
 static double total_loss(const dd_criterion *c, const dd_detection_batch *b) {
     dd_detection_loss loss = {0};
@@ -344,7 +344,7 @@ static void check_criterion(scene *s) {
     dd_alloc_fail_at(0);
 }
 
-/* ---- NMS and post-processing ---- */
+/* ---- NMS and post-processing --------------------------------------------------------------- */
 
 static void check_nms(void) {
     enum { N = 300 };

@@ -15,7 +15,7 @@ static bool says(const char *word) {
     return strstr(dd_message(), word) != NULL;
 }
 
-/* ---- store ----------------------------------------------------------------------------------- */
+/* ---- store --------------------------------------------------------------------------------- */
 
 static void check_store(void) {
     dd_store *s, *copy;
@@ -55,7 +55,7 @@ static void check_store(void) {
     dd_store_destroy(NULL);
 }
 
-/* ---- refusals -------------------------------------------------------------------------------- */
+/* ---- refusals ------------------------------------------------------------------------------ */
 
 static void check_refusals(void) {
     net n;
@@ -136,8 +136,7 @@ static void check_types(void) {
     net_free(&n);
 }
 
-/* ---- running a graph ---------------------------------------------------------------------------
- */
+/* ---- running a graph ----------------------------------------------------------------------- */
 
 static float picture[2 * 8 * 16 * 3];
 
@@ -212,8 +211,7 @@ static void check_dead(void) {
     net_free(&n);
 }
 
-/* ---- JSON that must be refused -----------------------------------------------------------------
- */
+/* ---- JSON that must be refused ------------------------------------------------------------- */
 
 #define HEAD "{\"format\":\"deepseek_det.graph\",\"version\":1,"
 #define INPUT "\"inputs\":[{\"name\":\"x\",\"dtype\":\"f32\",\"shape\":[-1,-1,-1,3]}],"
@@ -308,8 +306,7 @@ static void check_bad_json(void) {
     net_free(&n);
 }
 
-/* ---- attributes keep their values --------------------------------------------------------------
- */
+/* ---- attributes keep their values ---------------------------------------------------------- */
 
 static void check_attributes(void) {
     net n;
@@ -336,8 +333,7 @@ static void check_attributes(void) {
     net_free(&n);
 }
 
-/* ---- every allocation failure ------------------------------------------------------------------
- */
+/* ---- every allocation failure -------------------------------------------------------------- */
 
 static dd_status whole_life(const net *n) {
     dd_status status;

@@ -15,7 +15,7 @@
 
 static const double PI = 3.14159265358979323846;
 
-/* ---- pictures ---- */
+/* ---- pictures ------------------------------------------------------------------------------ */
 
 static dd_pixels picture_make(int width, int height, uint32_t seed) {
     dd_stream s;
@@ -51,7 +51,7 @@ static double bilinear(const dd_pixels *p, double x, double y, int c) {
            fy * ((1 - fx) * at(p, ix, iy + 1, c) + fx * at(p, ix + 1, iy + 1, c));
 }
 
-/* ---- letterbox and resize ---- */
+/* ---- letterbox and resize ------------------------------------------------------------------ */
 
 static void check_fit(void) {
     static const struct {
@@ -164,7 +164,7 @@ static void check_letterbox(void) {
     free(s.data), free(t.data);
 }
 
-/* ---- warp ---- */
+/* ---- warp ---------------------------------------------------------------------------------- */
 
 static dd_warp_matrix random_inverse(dd_stream *s, const dd_pixels *source,
                                      const dd_pixels *target) {
@@ -266,7 +266,7 @@ static void check_warp_exact(void) {
     free(s.data), free(t.data), free(before.data);
 }
 
-/* ---- colours ---- */
+/* ---- colours ------------------------------------------------------------------------------- */
 
 /* The formulas of hsv.h in real numbers, hue in 0..180. */
 static void hsv_twin(const uint8_t *in, double dh, double ds, double dv, double *out) {
@@ -327,7 +327,7 @@ static void check_hsv(void) {
           "a shift out of range passed");
 }
 
-/* ---- draws ---- */
+/* ---- draws --------------------------------------------------------------------------------- */
 
 static const dd_augment SEED = {0.8, 1.2, 15, 0.1, 0.5, 0.5, 15, 30, 20, 0.5};
 
@@ -390,7 +390,7 @@ static void check_draw_errors(void) {
           "the epoch's own number");
 }
 
-/* ---- the order of an epoch ---- */
+/* ---- the order of an epoch ----------------------------------------------------------------- */
 
 static void check_order(void) {
     enum { N = 257 };
@@ -427,7 +427,7 @@ static void check_order(void) {
           "a bad size passed");
 }
 
-/* ---- composition ---- */
+/* ---- composition --------------------------------------------------------------------------- */
 
 /* Boxes against the matrix applied to many points of the ellipse; all random, all under the
  * sanitizer, pictures painted too. */

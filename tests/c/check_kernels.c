@@ -38,8 +38,7 @@ static const struct {
 #undef DD_KERNEL
 };
 
-/* ---- blocks -----------------------------------------------------------------------------------
- */
+/* ---- blocks -------------------------------------------------------------------------------- */
 
 /* A signalling pattern that no kernel computes: a NaN with a payload of its own. */
 static const uint32_t canary = 0x7fdecade;
@@ -154,8 +153,7 @@ void *kernel_twin(kernel_check *k, const void *array) {
     return memcpy(kernel_bytes(k, bytes), array, bytes);
 }
 
-/* ---- cases and comparisons ----------------------------------------------------------------------
- */
+/* ---- cases and comparisons ----------------------------------------------------------------- */
 
 void kernel_begin(kernel_check *k, const char *format, ...) {
     va_list arguments;
@@ -238,8 +236,7 @@ bool kernel_close(kernel_check *k, const char *what, const float *got, const flo
     return true;
 }
 
-/* ---- timing and the walk ------------------------------------------------------------------------
- */
+/* ---- timing and the walk ------------------------------------------------------------------- */
 
 double kernel_clock(void) {
     struct timespec t;

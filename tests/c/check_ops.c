@@ -35,7 +35,7 @@ typedef struct sample {
 
 static dd_stream stream;
 
-/* ---- samples --------------------------------------------------------------------------------- */
+/* ---- samples ------------------------------------------------------------------------------- */
 
 static void *must_alloc(size_t bytes) {
     void *p;
@@ -90,7 +90,7 @@ static void free_sample(sample *s) {
         dd_free(s->data[k].data);
 }
 
-/* ---- the sample as a graph ------------------------------------------------------------------- */
+/* ---- the sample as a graph ----------------------------------------------------------------- */
 
 typedef struct net {
     dd_graph *graph, *training;
@@ -165,7 +165,7 @@ static dd_status forward(const sample *s, net *n) {
     return dd_interpreter_forward(n->run, n->arrays, 3);
 }
 
-/* ---- gradients ------------------------------------------------------------------------------- */
+/* ---- gradients ----------------------------------------------------------------------------- */
 
 /* Random weights of the loss for each output. */
 static void make_seeds(const net *n, dd_array *seeds) {
@@ -272,7 +272,7 @@ static void check_gradient(sample *s, net *n) {
     dd_free(flat);
 }
 
-/* ---- arrays with a pitch, and the descriptor's promises -------------------------------------- */
+/* ---- arrays with a pitch, and the descriptor's promises ------------------------------------ */
 
 /* One direct call of an operator. */
 typedef struct call {
@@ -524,7 +524,7 @@ static void check_channels(const sample *s, const net *n) {
     dd_free(types);
 }
 
-/* ---- the walk -------------------------------------------------------------------------------- */
+/* ---- the walk ------------------------------------------------------------------------------ */
 
 static bool finite_outputs(const net *n) {
     for (size_t i = 0; i < n->graph->n_outputs; i++) {

@@ -71,8 +71,7 @@ static void done(net *n, dd_graph *g, dd_store *s) {
     net_free(n);
 }
 
-/* ---- one at a time -----------------------------------------------------------------------------
- */
+/* ---- one at a time ------------------------------------------------------------------------- */
 
 static void check_fold(void) {
     net n;
@@ -235,8 +234,7 @@ static void check_random(void) {
     }
 }
 
-/* ---- channel groups
- * ------------------------------------------------------------------------------ */
+/* ---- channel groups ------------------------------------------------------------------------ */
 
 static int *value_groups(dd_channel_ids *ids, int value, int64_t n) {
     int *groups;

@@ -57,7 +57,7 @@ static size_t bytes_of(const dd_type *t) {
     return (size_t)dd_type_count(t) * dd_dtype_bytes(t->dtype);
 }
 
-/* ---- samples --------------------------------------------------------------------------------- */
+/* ---- samples ------------------------------------------------------------------------------- */
 
 static void fill(void *data, const dd_type *t, float low) {
     for (int64_t k = 0; k < dd_type_count(t); k++)
@@ -134,7 +134,7 @@ static void build(const sample *s, bool parameters, net *n) {
     }
 }
 
-/* ---- comparison ------------------------------------------------------------------------------ */
+/* ---- comparison ---------------------------------------------------------------------------- */
 
 static void compare(const char *name, const char *what, const dd_array *have,
                     const dd_array *want) {
@@ -211,7 +211,7 @@ static result run_plan(const char *name, const dd_graph *g, dd_store *store, con
     return r;
 }
 
-/* ---- the walk -------------------------------------------------------------------------------- */
+/* ---- the walk ------------------------------------------------------------------------------ */
 
 /* One graph, interpreted and planned, each on a store of its own. */
 static void check_graph(const char *name, const dd_graph *g, const net *n, bool backward,

@@ -91,7 +91,7 @@ static void check_team(int threads) {
     dd_barrier(); /* outside of a team: nothing */
 }
 
-/* ---- nesting and several callers ---------------------------------------------------------- */
+/* ---- nesting and several callers ----------------------------------------------------------- */
 
 typedef struct nest {
     atomic_int units, wrong;
@@ -175,7 +175,7 @@ static void check_callers(void) {
     }
 }
 
-/* ---- flush-to-zero, cancel, fork ---------------------------------------------------------- */
+/* ---- flush-to-zero, cancel, fork ----------------------------------------------------------- */
 
 static volatile float smallest = FLT_MIN;
 
@@ -290,7 +290,7 @@ static void check_fork(bool busy) {
         pthread_join(thread, NULL);
 }
 
-/* ---- the number of threads ---------------------------------------------------------------- */
+/* ---- the number of threads ----------------------------------------------------------------- */
 
 static void check_number(void) {
     CHECK(dd_threads() == 5, "DD_NUM_THREADS: %d", dd_threads());

@@ -285,8 +285,7 @@ void check_gemm_f32_packed(kernel_check *k) {
     }
 }
 
-/* ---- the weight gradient
- * -------------------------------------------------------------------------- */
+/* ---- the weight gradient ------------------------------------------------------------------- */
 
 static void gemm_tn_hold_to_double(kernel_check *k, const dd_gemm_tn *g, const float *old) {
     for (int row = 0; row < g->k; row++)

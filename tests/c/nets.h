@@ -149,7 +149,7 @@ static inline int net_repvgg(net *n, int x, int c_in, int c_out, int stride, int
     return act ? net_act(n, sum, DD_RELU) : sum;
 }
 
-/* ---- random nets ----------------------------------------------------------------------------- */
+/* ---- random nets --------------------------------------------------------------------------- */
 
 typedef struct net_value {
     int id, c, level; /* size / 2^level */
