@@ -239,6 +239,12 @@ class Trainer:
         val = load_for(train.names, data, "val", strict, images, "train")
         if val.rejected:
             self.progress.say("\n".join(["split val", *defect_lines("left out", val.rejected, 3)]))
+        known = {r.path for r in train.records}
+        shared = sum(r.path in known for r in val.records)
+        if shared:
+            self.progress.say(
+                f"{shared} of {len(val)} val images are training images too: AP shows memory there"
+            )
         return train, val
 
     def _sampler(self) -> RepeatSampler | None:
@@ -305,7 +311,9 @@ class Trainer:
         }
         _write_text(self.dir / "args.json", json.dumps(values, indent=2, default=str) + "\n")
         if self.train_set.rejected or self.val_set.rejected:
-            rejected = [d.to_dict() for d in (*self.train_set.rejected, *self.val_set.rejected)]
+            # Splits may share files, and then defects.
+            every = dict.fromkeys((*self.train_set.rejected, *self.val_set.rejected))
+            rejected = [d.to_dict() for d in every]
             _write_text(self.dir / "rejected.json", json.dumps(rejected, indent=1) + "\n")
         _write_text(self.dir / "results.csv", ",".join(COLUMNS) + "\n")
         self._save(self.run_record.last)

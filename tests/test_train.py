@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny_net import drawn, register, rows
 
 import deepseek_det as dd
@@ -253,6 +254,20 @@ def test_without_a_val_split_a_tenth_is_held_out_aloud(
     ids = {r.id for r in seen[0].val_set.records}
     assert len(ids) == 1
     assert not ids & {r.id for r in seen[0].train_set.records}
+
+
+def test_a_val_split_of_training_images_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "images").mkdir()
+    for i in range(2):
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{i}.png")
+        (tmp_path / "labels" / f"{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n7 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\nnames: [a, never]\n")
+    run = train(tmp_path / "runs", data=tmp_path, epochs=1, verbose=True)
+    assert "2 of 2 val images are training images too" in capsys.readouterr().err
+    assert len(json.loads((run.dir / "rejected.json").read_text())) == 2
 
 
 def test_a_data_set_object_trains(tmp_path: Path) -> None:
