@@ -16,6 +16,7 @@
 #include "base/threads.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 
@@ -38,9 +39,10 @@ static struct {
     /* Written by the holder of the lock before the ticket: */
     dd_team_body body; /* NULL: the workers end */
     void *context;
-    int n;       /* threads of the region */
-    bool spin;   /* false where threads outnumber CPUs: a spin then only delays the others */
-    int workers; /* threads started */
+    int n;          /* threads of the region */
+    atomic_int cpu; /* where the thread runs that let the others go on last; -1: unknown */
+    bool spin;      /* false where threads outnumber CPUs: a spin then only delays the others */
+    int workers;    /* threads started */
     unsigned first_ticket; /* the ticket when they were started */
     atomic_int wanted;     /* what dd_threads() says; 0: not asked yet */
     pthread_t threads[DD_MAX_THREADS];
@@ -88,6 +90,33 @@ static void flush_end(unsigned state) {
 }
 #endif
 
+/* ---- a CPU of its own ----------------------------------------------------------------------
+
+ * The kernel likes to wake a thread on the CPU of the one that wakes it, which is about to work
+ * itself: on a busy machine a team would share one CPU and lose more than it gains. A worker that
+ * finds itself there asks for another CPU once and then is free again. */
+#if defined(__linux__)
+static void cpu_note(void) {
+    atomic_store_explicit(&pool.cpu, sched_getcpu(), memory_order_relaxed);
+}
+
+static void cpu_keep_apart(void) {
+    int waker = atomic_load_explicit(&pool.cpu, memory_order_relaxed);
+    cpu_set_t allowed, others;
+    if (!pool.spin || waker < 0 || waker >= CPU_SETSIZE || sched_getcpu() != waker ||
+        sched_getaffinity(0, sizeof allowed, &allowed) != 0 || !CPU_ISSET(waker, &allowed) ||
+        CPU_COUNT(&allowed) < 2)
+        return;
+    others = allowed;
+    CPU_CLR(waker, &others);
+    if (sched_setaffinity(0, sizeof others, &others) == 0)
+        (void)sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+static void cpu_note(void) {}
+static void cpu_keep_apart(void) {}
+#endif
+
 /* ---- workers ------------------------------------------------------------------------------- */
 
 static void *worker_main(void *argument) {
@@ -103,6 +132,7 @@ static void *worker_main(void *argument) {
             continue;
         dd_team_body body = pool.body;
         if (body) {
+            cpu_keep_apart();
             self.team = pool.n;
             body(pool.context, thread, pool.n);
         }
@@ -130,6 +160,7 @@ static void region_post(dd_team_body body, void *context, int n) {
     pool.n = n;
     atomic_store_explicit(&pool.arrived, 0u, memory_order_relaxed);
     atomic_store(&pool.pending.value, (unsigned)n - 1u);
+    cpu_note();
     unsigned ticket = atomic_load_explicit(&pool.ticket.value, memory_order_relaxed);
     unsigned next = (ticket | TICKET_MASK) + 1u; /* the sequence number wraps without harm */
     atomic_store(&pool.ticket.value, next | (unsigned)n);
@@ -277,11 +308,14 @@ void dd_barrier(void) {
     unsigned phase = atomic_load_explicit(&pool.phase.value, memory_order_relaxed);
     if (atomic_fetch_add(&pool.arrived, 1u) + 1u == (unsigned)self.team) {
         atomic_store_explicit(&pool.arrived, 0u, memory_order_relaxed);
+        cpu_note();
         atomic_store(&pool.phase.value, phase + 1u);
         dd_wake_all(&pool.phase);
         return;
     }
     dd_wait_while(&pool.phase, phase, pool.spin);
+    if (self.thread > 0) /* the application's own thread stays where it is */
+        cpu_keep_apart();
 }
 
 /* ---- the number of threads ----------------------------------------------------------------- */
