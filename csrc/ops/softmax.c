@@ -35,11 +35,12 @@ static lines lines_of(const void *params, const dd_type *t) {
     return l;
 }
 
-/* The maximum goes first: e^x overflows beyond 88. */
+/* The maximum goes first: e^x overflows beyond 88. It is found by comparison and not by fmax(), at
+ * which gcc 12 for aarch64 fails with an internal error when it vectorizes the loop. */
 static void softmax_line(const float *x, int64_t x_step, float *y, int64_t y_step, int64_t n) {
     double most = (double)x[0], sum = 0;
     for (int64_t i = 1; i < n; i++)
-        most = fmax(most, (double)x[i * x_step]);
+        most = (double)x[i * x_step] > most ? (double)x[i * x_step] : most;
     for (int64_t i = 0; i < n; i++)
         sum += exp((double)x[i * x_step] - most);
     for (int64_t i = 0; i < n; i++)
