@@ -24,12 +24,17 @@ from racing import machine, table  # isort: skip
 
 ARMS: dict[str, dict[str, Any]] = {
     **{f"dsdet-s seed {s}": {"model": "dsdet-s", "seed": s} for s in (0, 1, 2)},
-    "dsdet-n seed 0": {"model": "dsdet-n", "seed": 0},
-    "dsdet-m seed 0": {"model": "dsdet-m", "seed": 0},
+    **{
+        f"dsdet-s TAL seed {s}": {"model": "dsdet-s", "seed": s, "assigner": "tal"}
+        for s in (0, 1, 2)
+    },
     "dsdet-s focal": {"model": "dsdet-s", "seed": 0, "cls_loss": "focal"},
-    "dsdet-s atss": {"model": "dsdet-s", "seed": 0, "assigner": "atss"},
+    "dsdet-s TAL focal": {"model": "dsdet-s", "seed": 0, "assigner": "tal", "cls_loss": "focal"},
     "dsdet-s max-IoU": {"model": "dsdet-s", "seed": 0, "assigner": "max_iou"},
     "dsdet-s unweighted": {"model": "dsdet-s", "seed": 0, "loss_weights": "none"},
+    "dsdet-n seed 0": {"model": "dsdet-n", "seed": 0},
+    "dsdet-n TAL": {"model": "dsdet-n", "seed": 0, "assigner": "tal"},
+    "dsdet-m seed 0": {"model": "dsdet-m", "seed": 0},
 }
 
 

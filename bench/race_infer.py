@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--anchors", type=Path, default=Path("../shared/anchors"))
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", metavar="SECTION", help="section of RESULTS.md to replace")
     args = parser.parse_args()
     model = Model(Net())
     rng = np.random.default_rng(1)
@@ -127,7 +127,7 @@ def main() -> None:
     body = f"{machine()}; milliseconds, median of {args.rounds}, float32.\n\n{text}"
     print(body)
     if args.record:
-        record("Inference of the reference net", body)
+        record(args.record, body)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--anchors", type=Path, default=Path("../shared/anchors"))
     parser.add_argument("--shapes", nargs="+", default=["320x8"])
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", metavar="SECTION", help="section of RESULTS.md to replace")
     args = parser.parse_args()
     rows = []
     for shape in args.shapes:
@@ -86,7 +86,7 @@ def main() -> None:
     body = f"{head}\n\n{text}"
     print(body)
     if args.record:
-        record("Training the reference net", body)
+        record(args.record, body)
 
 
 if __name__ == "__main__":
