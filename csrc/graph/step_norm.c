@@ -44,9 +44,13 @@ dd_status dd_norm_record(dd_plan *plan, int node, int *norm) {
     size_t *vectors[] = {&r->mean, &r->rstd, &r->scale, &r->shift, &r->p, &r->q, &r->r};
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = take_vector(plan, r->c);
-    /* What forward saves (mean, rstd) lies in the vectors, for whoever reads it. */
+    /* What forward saves (mean, rstd) lies in the vectors, for whoever reads it. A norm that has
+     * no backward (frozen, before all that trains) saves nothing. */
     for (int i = 0; i < 2 && n->n_saved == 2; i++) {
-        dd_pvalue *saved = &plan->values[n->out[n->n_out - 2 + i]];
+        int value = n->out[n->n_out - 2 + i];
+        if (value < 0)
+            continue;
+        dd_pvalue *saved = &plan->values[value];
         saved->place = DD_AT_VECTOR;
         saved->offset = (i ? r->rstd : r->mean) * sizeof(float);
     }
