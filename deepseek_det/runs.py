@@ -1,11 +1,18 @@
-"""Where runs are kept: project/name, with a number behind the name when it is taken."""
+"""Runs on disk: project/name, with a number when that is taken, and what a run goes on with."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from deepseek_det import checkpoint
 from deepseek_det.errors import Error
+
+if TYPE_CHECKING:
+    from deepseek_det.data import Dataset
+    from deepseek_det.train import Settings
 
 
 def place(project: str | os.PathLike[str], name: str, who: str = "run") -> Path:
@@ -44,3 +51,40 @@ def claim(
             if exist_ok or not any(folder.iterdir()):
                 return folder
         number += 1
+
+
+def read_last(path: Path) -> dict[str, Any]:
+    """The training part of a run's last.pt; Error where there is none."""
+    if not path.exists():
+        raise Error(f"train: resume: there is no checkpoint {path}")
+    training = checkpoint.read(path).training
+    if training is None:
+        raise Error(f"train: resume: {path} is no run's last.pt, it has no training state")
+    return training
+
+
+def as_started(
+    settings: Settings, data: str | os.PathLike[str] | Dataset | None, before: dict[str, Any]
+) -> tuple[Settings, str | os.PathLike[str] | Dataset]:
+    """The arguments of a run that goes on: its own, where those that came are the defaults.
+
+    before: what `read_last` gave. workers and device may change, they do not touch the result.
+    Raises Error for an argument that came and is another than the run's.
+    """
+    own, initial = before["settings"], type(settings)()
+    free = ("workers", "device")
+    for name in own.keys() & asdict(settings).keys():
+        came = plain(getattr(settings, name))
+        if name in free or came == own[name]:
+            continue
+        if came != plain(getattr(initial, name)):
+            raise Error(
+                f"train: resume: the run was started with {name}={own[name]!r}, now {came!r} came"
+            )
+        settings = replace(settings, **{name: own[name]})
+    return settings, before["data"] if data is None else data
+
+
+def plain(value: Any) -> Any:
+    """A setting as a checkpoint holds it: sequences are lists."""
+    return list(value) if isinstance(value, (tuple, list)) else value

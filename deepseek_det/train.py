@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,10 +29,11 @@ from deepseek_det.data.sampling import largest_side, mixing_on, steps_per_epoch
 from deepseek_det.data.transforms import Augment, check_imgsz
 from deepseek_det.detector import Detector
 from deepseek_det.errors import Error
+from deepseek_det.interrupt import Interrupts
 from deepseek_det.metrics import Metrics
 from deepseek_det.predict import evaluate, load_for
 from deepseek_det.progress import Progress
-from deepseek_det.runs import claim, place
+from deepseek_det.runs import as_started, claim, place, plain, read_last
 
 Callback = Callable[[str, "Trainer"], object]
 """Called as callback(event, trainer): "start", "epoch_start", "batch_end", "epoch_end", "end"."""
@@ -63,7 +64,7 @@ class Settings:
     optimizer: Literal["auto", "adamw", "sgd"] = "auto"
     cls_loss: Literal["auto", "bce", "focal", "qfl"] = "auto"
     box_loss: Literal["giou", "l2", "smooth_l1"] = "giou"
-    assigner: Literal["tal", "atss", "max_iou"] = "tal"
+    assigner: Literal["tal", "atss", "max_iou"] = "atss"
     loss_weights: Literal["balanced", "none"] | Sequence[float] = "balanced"
     sampler: Literal["repeat"] | None = None
     multi_scale: float = 0.0
@@ -181,9 +182,9 @@ class Trainer:
     ) -> None:
         self.dir = place(project, name, "train")
         self.run_record = Run(self.dir)
-        before = _read_last(self.run_record.last) if resume else None
+        before = read_last(self.run_record.last) if resume else None
         if before is not None:
-            settings, data = _as_started(settings, data, before)
+            settings, data = as_started(settings, data, before)
         if data is None:
             raise ValueError("train: data is missing, a data set was needed")
         settings.check()
@@ -214,6 +215,7 @@ class Trainer:
         self.ema = self.detector.store.flat().copy()
         self.averaged = self.detector.copy()
         self.finished = False
+        self.interrupts = Interrupts()
         if before is not None:
             self._resume(before)
         else:
@@ -327,6 +329,11 @@ class Trainer:
                 f"{self.dir}: this run has finished its {self.settings.epochs} epochs"
             )
             return self._end()
+        with self.interrupts:
+            self._epochs()
+        return self._end()
+
+    def _epochs(self) -> None:
         started = time.monotonic() - self.elapsed
         self._call("start")
         while self.epoch < self.settings.epochs and not self.finished:
@@ -350,8 +357,8 @@ class Trainer:
                 _write_row(table, row)
             self.progress.epoch(row, self.settings.epochs)
             self._call("epoch_end")
+            self.interrupts.check()
         self.finished = True
-        return self._end()
 
     def _train_epoch(self) -> tuple[float, float]:
         s = self.settings
@@ -377,6 +384,7 @@ class Trainer:
                 if self.step == 0:
                     self._picture(batch)
                 self._train_batch(batch)
+                self.interrupts.check()
                 sums += self.loss
                 seen += 1
                 bar.update(f"cls {sums[0] / seen:.3f} box {sums[1] / seen:.3f}")
@@ -495,7 +503,7 @@ class Trainer:
             "elapsed": self.elapsed,
             "finished": self.finished,
             "history": self.run_record.history,
-            "settings": {k: _plain(v) for k, v in asdict(self.settings).items()},
+            "settings": {k: plain(v) for k, v in asdict(self.settings).items()},
             "data": str(Path(self.data).resolve()),
         }
         checkpoint.write(path, self.averaged.meta_dict(), self.averaged.state_dict(), training)
@@ -551,37 +559,6 @@ class Trainer:
 COLUMNS = ("epoch", "time_s", "loss_cls", "loss_box", "ap", "ap50", "lr")
 
 
-def _read_last(path: Path) -> dict[str, Any]:
-    """The training part of last.pt."""
-    if not path.exists():
-        raise Error(f"train: resume: there is no checkpoint {path}")
-    training = checkpoint.read(path).training
-    if training is None:
-        raise Error(f"train: resume: {path} is no run's last.pt, it has no training state")
-    return training
-
-
-def _as_started(
-    settings: Settings, data: str | os.PathLike[str] | Dataset | None, before: dict[str, Any]
-) -> tuple[Settings, str | os.PathLike[str] | Dataset]:
-    """The arguments of a run that goes on: its own, where those that came are the defaults.
-
-    Raises Error for one that came and is another than the run's.
-    """
-    own, initial = before["settings"], Settings()
-    free = ("workers", "device")
-    for name in own.keys() & asdict(settings).keys():
-        came = _plain(getattr(settings, name))
-        if name in free or came == own[name]:
-            continue
-        if came != _plain(getattr(initial, name)):
-            raise Error(
-                f"train: resume: the run was started with {name}={own[name]!r}, now {came!r} came"
-            )
-        settings = replace(settings, **{name: own[name]})
-    return settings, before["data"] if data is None else data
-
-
 def _write_row(table: IO[str], row: dict[str, float]) -> None:
     table.write(",".join(f"{row[c]:.6g}" for c in COLUMNS) + "\n")
     table.flush()
@@ -589,7 +566,3 @@ def _write_row(table: IO[str], row: dict[str, float]) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     checkpoint.write_bytes(path, text.encode("utf-8"))
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, (tuple, list)) else value

@@ -226,6 +226,24 @@ def test_frozen_parts_do_not_move(tmp_path: Path) -> None:
     }
 
 
+def test_frozen_norms_run_planned_as_interpreted() -> None:
+    """A frozen norm below all that trains has no backward, so nothing keeps what it saves."""
+    x = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    gradients = {}
+    for executor in ("plan", "interpret"):
+        detector = dd.Detector(register(), classes=["a", "b"])
+        detector.executor = executor  # type: ignore[assignment]
+        for name in detector.store.names:
+            if name.startswith(("stem.", "down.0.")):
+                detector.store.set_options(name, frozen=True)
+        out = detector.forward(x)
+        detector.backward({k: np.ones_like(v) for k, v in out.items()})
+        gradients[executor] = detector.gradient.copy()
+    scale = np.abs(gradients["interpret"]).max()
+    assert scale > 0
+    assert np.abs(gradients["plan"] - gradients["interpret"]).max() <= 1e-4 * scale
+
+
 def test_patience_ends_a_run(tmp_path: Path) -> None:
     run = train(tmp_path, epochs=9, patience=1, lr0=1e-12)
     assert len(run.history) < 9
@@ -470,6 +488,31 @@ def test_ctrl_c_leaves_a_usable_checkpoint_soon(tmp_path: Path) -> None:
     share = os.getloadavg()[0] / (os.cpu_count() or 1)
     assert took < 0.2 * max(1.0, 4 * share), f"{took:.2f} s"
     assert checkpoint.read(tmp_path / "r" / "weights" / "last.pt").training is not None
+
+
+def test_a_ctrl_c_that_python_throws_away_still_ends_the_run(tmp_path: Path) -> None:
+    class Careless:
+        """Its finalizer is interrupted; Python prints that and goes on."""
+
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(10_000):
+                pass
+
+    def drop(event: str, trainer: Trainer) -> None:
+        if event == "batch_end" and trainer.step == 2:
+            Careless()
+
+    ignored: list[Any] = []
+    usual, sys.unraisablehook = sys.unraisablehook, ignored.append
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, epochs=50, callbacks=[drop])
+    finally:
+        sys.unraisablehook = usual
+    assert ignored
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert state_of(tmp_path / "r" / "weights" / "last.pt")["epoch"] < 3
 
 
 def test_a_run_killed_at_random_moments_ends_as_one_never_killed(tmp_path: Path) -> None:
