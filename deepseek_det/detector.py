@@ -145,7 +145,7 @@ class Detector(Model):
         optimizer: Literal["auto", "adamw", "sgd"] = "auto",
         cls_loss: Literal["auto", "bce", "focal", "qfl"] = "auto",
         box_loss: Literal["giou", "l2", "smooth_l1"] = "giou",
-        assigner: Literal["tal", "atss", "max_iou"] = "tal",
+        assigner: Literal["tal", "atss", "max_iou"] = "atss",
         loss_weights: Literal["balanced", "none"] | Sequence[float] = "balanced",
         sampler: Literal["repeat"] | None = None,
         multi_scale: float = 0.0,
