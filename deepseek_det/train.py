@@ -165,7 +165,10 @@ def ema_rate(step: int, steps: int) -> float:
 class Trainer:
     """One run. The pieces of its state are attributes, for callbacks to look at.
 
-    detector, settings, run, epoch, step, steps, lr, loss (cls, box of the last batch), best_ap.
+    detector (the net in training), averaged (its moving average, as of the last epoch), settings,
+    run_record (what `train` returns), epoch, step, steps, lr, loss (cls, box of the last batch),
+    best_ap, train_set, val_set, last_batch. A callback that sets `finished` ends the run after the
+    epoch.
     """
 
     def __init__(
@@ -253,8 +256,13 @@ class Trainer:
         return RepeatSampler(self.train_set) if self.settings.sampler == "repeat" else None
 
     def _steps_an_epoch(self) -> int:
-        if not len(self.train_set):
-            raise Error(f"train: {self.train_set.root} has no usable training image")
+        if not self.train_set.n_boxes:
+            raise Error(
+                f"train: the {len(self.train_set)} training images of {self.train_set.root} have "
+                "no boxes, one was needed"
+            )
+        if not self.val_set.n_boxes:
+            self.progress.say("the val images have no boxes: AP is -1, the last weights are kept")
         return steps_per_epoch(len(self.train_set), self.settings.batch)
 
     def _class_weights(self) -> npt.NDArray[np.float32] | None:

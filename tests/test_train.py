@@ -288,6 +288,45 @@ def test_a_val_split_of_training_images_is_told(
     assert len(json.loads((run.dir / "rejected.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("names", ["[a, b]", "[a]"])
+def test_images_without_boxes_are_no_training_set(tmp_path: Path, names: str) -> None:
+    for i in range(3):
+        for place in ("images", "labels"):
+            (tmp_path / place).mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "images" / f"{i}.png")
+        (tmp_path / "labels" / f"{i}.txt").touch()
+    (tmp_path / "data.yaml").write_text(f"train: images\nnames: {names}\n")
+    with pytest.raises(dd.Error, match="have no boxes"):
+        train(tmp_path / "runs", data=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_val_images_without_boxes_keep_the_last_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "val"):
+        (tmp_path / split / "images").mkdir(parents=True)
+        (tmp_path / split / "labels").mkdir()
+        for i in range(2):
+            Image.new("RGB", (32, 32), (i, 0, 99)).save(tmp_path / split / "images" / f"{i}.png")
+            row = "0 0.5 0.5 0.5 0.5\n" if split == "train" else ""
+            (tmp_path / split / "labels" / f"{i}.txt").write_text(row)
+    (tmp_path / "data.yaml").write_text("train: train/images\nval: val/images\nnames: [a, never]\n")
+    run = train(tmp_path / "runs", data=tmp_path, verbose=True)
+    assert "the val images have no boxes" in capsys.readouterr().err
+    last = checkpoint.read(run.last).state
+    for name, array in checkpoint.read(run.best).state.items():
+        assert np.array_equal(array, last[name])
+
+
+def test_a_callback_can_end_a_run(tmp_path: Path) -> None:
+    def enough(event: str, trainer: Trainer) -> None:
+        if event == "epoch_end" and trainer.epoch == 2:
+            trainer.finished = True
+
+    assert len(train(tmp_path, epochs=9, callbacks=[enough]).history) == 2
+
+
 def test_a_data_set_object_trains(tmp_path: Path) -> None:
     run = train(tmp_path, data=load(drawn(), "train"), epochs=1)
     assert run.best.is_file()
