@@ -226,7 +226,7 @@ static void check_input_gradient(sample *s, net *n, const dd_array *seeds, int w
     double scale = 1e-3, worst = 0;
     int used = 0, tried = 0;
     for (int64_t k = 0; k < count; k++)
-        scale = fmax(scale, fabs((double)g[k]));
+        scale = fabs((double)g[k]) > scale ? fabs((double)g[k]) : scale; /* as in ops/softmax.c */
     for (int t = 0; t < ELEMENTS && t < count; t++) {
         int64_t k = count <= ELEMENTS ? t : (int64_t)dd_stream_below(&stream, (uint32_t)count);
         double near = slope(s, n, seeds, which, k, STEP);
