@@ -145,13 +145,14 @@ def _rows(xyxy: Any, conf: Any, cls: Any) -> list[tuple[list[float], float, int]
 
 
 def predict(call: Call) -> Made:
-    """Finds objects; writes the pictures and detections.json."""
+    """Finds objects; writes the pictures and, in COCO's results format, detections.json."""
     detector = Detector(call.model)
     options = call.only("conf", "iou", "max_det", "imgsz")
     results = detector.predict(call.source, **options, stream=True)
     folder = claim(call.project, call.name, call.exist_ok, "predict")
     passed_over: list[str] = []
     found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     taken: set[str] = set()
     with warnings.catch_warnings():
         usual = warnings.showwarning
@@ -165,10 +166,12 @@ def predict(call: Call) -> Made:
         warnings.showwarning = show
         for r in results:
             found.append(r.to_dict())
+            name = Path(r.path or "image").name
+            rows += [{**row, "file_name": name} for row in r.to_coco(_image_id(r))]
             if call.save:
                 r.save(folder / _picture_name(r, taken))
             call.tell(str(r))
-    _write_json(folder / "detections.json", found)
+    _write_json(folder / "detections.json", rows)
     call.progress.say(f"{len(found)} images: {folder}")
     problem = ""
     if passed_over:
@@ -178,6 +181,14 @@ def predict(call: Call) -> Made:
             f"{passed_over[0]}; the others are in {folder}"
         )
     return {"dir": str(folder), "images": found, "passed_over": passed_over}, problem
+
+
+def _image_id(r: Results) -> int | str:
+    """What stands for an image in COCO's results: its number, where its name is one."""
+    if r.frame is not None:
+        return r.frame
+    stem = Path(r.path or "image").stem
+    return int(stem) if stem.isascii() and stem.isdigit() else stem
 
 
 def _picture_name(r: Results, taken: set[str]) -> str:
