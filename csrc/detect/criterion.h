@@ -26,7 +26,7 @@ typedef struct dd_criterion {
     const float *class_weights;    /* (nc) by which a class' column counts; NULL: all 1 */
 } dd_criterion;
 
-/* The recipe that docs/models.md measured: task-aligned, BCE, 2 x GIoU. */
+/* Task-aligned, BCE, 2 x GIoU: the core's own start; the trainer asks for ATSS (docs/models.md). */
 dd_criterion dd_criterion_defaults(void);
 
 typedef struct dd_detection_batch {
