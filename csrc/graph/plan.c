@@ -266,12 +266,70 @@ static int by_place(const void *a, const void *b) {
     return x->late != y->late ? x->late - y->late : x->order - y->order;
 }
 
+/* Calls `use` for every value that the step reads, then for every one that it writes. */
+static void walk_values(dd_plan *plan, const dd_step *s,
+                        void (*use)(dd_plan *, int value, bool written, int wave)) {
+    const dd_node *n = s->plain ? &plan->graph->nodes[s->nodes[0]] : NULL;
+    for (int k = 0; k < s->n_reads; k++)
+        use(plan, s->reads[k], false, s->wave);
+    for (int k = 0; n && k < n->n_in; k++)
+        if (dd_reads_data(n, k) && plan->values[n->in[k]].pending == DD_STORED)
+            use(plan, n->in[k], false, s->wave);
+    for (int k = 0; n && k < n->n_out; k++)
+        if (n->out[k] >= 0)
+            use(plan, n->out[k], true, s->wave);
+    for (int k = 0; k < s->n_writes; k++)
+        use(plan, s->writes[k], true, s->wave);
+}
+
+/* ---- waves --------------------------------------------------------------------------------- */
+
+static void note_wave(dd_plan *plan, int value, bool written, int wave) {
+    dd_pvalue *root = &plan->values[plan->values[value].root];
+    if (written && wave > root->last)
+        root->last = wave;
+}
+
+static void wait_for(dd_plan *plan, int value, bool written, int wave) {
+    (void)wave;
+    int last = plan->values[plan->values[value].root].last;
+    if (!written && last >= plan->wave_floor)
+        plan->wave_floor = last + 1;
+}
+
+static int by_wave(const void *a, const void *b) {
+    const dd_step *x = a, *y = b;
+    return x->wave != y->wave ? x->wave - y->wave : x->order - y->order;
+}
+
+/* Steps that need nothing of each other make a wave: one barrier serves them all, and the heads'
+ * small maps fill the threads together. A value is written once and windows of a buffer are apart,
+ * so only reads after writes bind. Training keeps a wave a step: its steps share slots and sums,
+ * and a batch has work enough. */
+static void make_waves(dd_plan *plan) {
+    for (size_t i = 0; i < plan->n_values; i++)
+        plan->values[i].last = -1;
+    for (size_t i = 0; i < plan->n_steps; i++) {
+        dd_step *s = &plan->steps[i];
+        s->order = s->wave = (int)i;
+        if (plan->graph->training)
+            continue;
+        plan->wave_floor = 0;
+        walk_values(plan, s, wait_for);
+        s->wave = plan->wave_floor;
+        walk_values(plan, s, note_wave);
+    }
+    if (plan->n_steps)
+        qsort(plan->steps, plan->n_steps, sizeof *plan->steps, by_wave);
+}
+
 /* ---- lifetimes and the arena --------------------------------------------------------------- */
 
-static void touch(dd_plan *plan, int value, int step) {
+static void touch(dd_plan *plan, int value, bool written, int wave) {
+    (void)written;
     dd_pvalue *root = &plan->values[plan->values[value].root];
-    root->first = root->first < 0 || step < root->first ? step : root->first;
-    root->last = step > root->last ? step : root->last;
+    root->first = root->first < 0 || wave < root->first ? wave : root->first;
+    root->last = wave > root->last ? wave : root->last;
     root->needed = true;
 }
 
@@ -280,23 +338,12 @@ static void find_lifetimes(dd_plan *plan) {
         plan->values[i].first = plan->values[i].last = -1;
     plan->n_forward_steps = 0;
     for (size_t i = 0; i < plan->n_steps; i++) {
-        const dd_step *s = &plan->steps[i];
-        plan->n_forward_steps += !s->backward;
-        for (int k = 0; k < s->n_reads; k++)
-            touch(plan, s->reads[k], (int)i);
-        const dd_node *n = s->plain ? &plan->graph->nodes[s->nodes[0]] : NULL;
-        for (int k = 0; n && k < n->n_in; k++)
-            if (dd_reads_data(n, k) && plan->values[n->in[k]].pending == DD_STORED)
-                touch(plan, n->in[k], (int)i);
-        for (int k = 0; n && k < n->n_out; k++)
-            if (n->out[k] >= 0)
-                touch(plan, n->out[k], (int)i);
-        for (int k = 0; k < s->n_writes; k++)
-            touch(plan, s->writes[k], (int)i);
+        plan->n_forward_steps += !plan->steps[i].backward;
+        walk_values(plan, &plan->steps[i], touch);
     }
     /* Outputs that are copied live until the forward ends, or the backward for its own ones. */
     for (size_t i = 0; i < plan->graph->n_outputs; i++)
-        touch(plan, plan->graph->outputs[i],
+        touch(plan, plan->graph->outputs[i], true,
               dd_output_of_backward(plan, i) ? (int)plan->n_steps : plan->n_forward_steps);
 }
 
@@ -403,7 +450,6 @@ static dd_status allocate(dd_plan *plan) {
     }
     plan->scratch_bytes = (plan->scratch_bytes + 2 * DD_ALIGN) / DD_ALIGN * DD_ALIGN;
     plan->n_counters = counters;
-    DD_TRY(dd_alloc_array(counters, sizeof(int64_t), &plan->counters));
     DD_TRY(dd_alloc_array(plan->vectors_size + 1, sizeof(float), &plan->vectors));
     DD_TRY(dd_alloc_array(plan->sums_size + 1, sizeof(double), &plan->sums));
     DD_TRY(dd_alloc_array(plan->packed_size + 1, sizeof(float), &plan->packed));
@@ -457,6 +503,7 @@ dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *in
     if (plan->n_steps)
         qsort(plan->steps, plan->n_steps, sizeof *plan->steps, by_place);
     dd_layout_outputs(plan);
+    make_waves(plan);
     find_lifetimes(plan);
     DD_TRY_DONE(lay_out_arena(plan));
     count_work(plan);

@@ -1,7 +1,8 @@
-/* The runner: binds a plan to store, arena and arrays, and walks its steps with a team of threads.
+/* The runner: binds a plan to store, arena and arrays, and walks its waves with a team of threads.
  *
- * A phase hands out its units by a counter; a barrier ends it. Nothing is allocated but at the
- * first run with a higher thread count. */
+ * A thread's share of a phase is a band of its units, the same band of the map in every step: what
+ * it wrote last is in its own cache. Whoever ends early takes over from the others; a barrier ends
+ * the phase. Nothing is allocated but at the first run with a higher thread count. */
 #include "graph/steps.h"
 
 #include <math.h>
@@ -67,16 +68,26 @@ static dd_status make_zero_seed(dd_plan *plan, const dd_binding *b) {
     return DD_OK;
 }
 
-static dd_status make_scratch(dd_plan *plan, int threads) {
-    if (threads <= plan->scratch_threads)
+/* What grows with the number of threads: scratch and counters. */
+static dd_status make_room(dd_plan *plan, int threads) {
+    if (threads <= plan->room_threads)
         return DD_OK;
-    dd_free(plan->scratch);
-    plan->scratch = NULL;
-    plan->scratch_threads = 0;
-    size_t bytes;
+    size_t bytes, counters;
+    char *scratch;
+    _Atomic int64_t *taken;
     DD_TRY(dd_size_mul((size_t)threads, plan->scratch_bytes, "plan: scratch", &bytes));
-    DD_TRY(dd_alloc(bytes, &plan->scratch));
-    plan->scratch_threads = threads;
+    DD_TRY(dd_size_mul((size_t)threads, plan->n_counters, "plan: counters", &counters));
+    DD_TRY(dd_alloc(bytes, &scratch));
+    dd_status status = dd_alloc_array(counters, sizeof *taken, &taken);
+    if (status != DD_OK) {
+        dd_free(scratch);
+        return status;
+    }
+    dd_free(plan->scratch);
+    dd_free((void *)plan->counters);
+    plan->scratch = scratch;
+    plan->counters = taken;
+    plan->room_threads = threads;
     return DD_OK;
 }
 
@@ -88,15 +99,44 @@ typedef struct team {
     bool prepare;      /* pack weights and fixed norms first */
 } team;
 
-static int64_t next_unit(dd_plan *plan, size_t counter) {
-    return atomic_fetch_add_explicit(&plan->counters[counter], 1, memory_order_relaxed);
+/* Takes the next unit of `units` that thread `owner` has as its share; -1 where none is left. */
+static int64_t take(dd_plan *plan, size_t counter, int owner, int threads, int64_t units) {
+    int64_t begin, end;
+    dd_cut(units, threads, owner, &begin, &end);
+    _Atomic int64_t *taken = &plan->counters[(size_t)owner * plan->n_counters + counter];
+    if (begin + atomic_load_explicit(taken, memory_order_relaxed) >= end)
+        return -1;
+    int64_t unit = begin + atomic_fetch_add_explicit(taken, 1, memory_order_relaxed);
+    return unit < end ? unit : -1;
+}
+
+/* The units of a phase that thread `owner` has as its share, until none is left. */
+static void run_share(const team *t, dd_step *s, int phase, int owner, int thread) {
+    int threads = dd_threads(); /* not the team's size: the steps cut by it */
+    int64_t units = s->units(t->run.plan, s, phase, threads);
+    for (int64_t u;
+         (u = take(t->run.plan, s->counter + (size_t)phase, owner, threads, units)) >= 0;)
+        if (!dd_cancelled())
+            s->run(&t->run, s, phase, u, thread);
+}
+
+/* A phase of the steps first..end-1, which are of one wave: first every own share, then what the
+ * others have left. */
+static void run_phase(const team *t, size_t first, size_t end, int phase, int thread) {
+    int threads = dd_threads();
+    for (int k = 0; k < threads; k++)
+        for (size_t i = first; i < end; i++) {
+            dd_step *s = &t->run.plan->steps[i];
+            if (phase < s->n_phases)
+                run_share(t, s, phase, (thread + k) % threads, thread);
+        }
 }
 
 /* Weights are packed where the store has changed since; running statistics become affines. */
 static void prepare(const team *t, int thread) {
     dd_plan *plan = t->run.plan;
     int64_t convs = (int64_t)plan->n_convs, norms = (int64_t)plan->n_norms;
-    for (int64_t u; (u = next_unit(plan, 0)) < 2 * convs + norms;) {
+    for (int64_t u; (u = take(plan, 0, 0, 1, 2 * convs + norms)) >= 0;) {
         if (u >= 2 * convs) {
             if (!plan->norms[u - 2 * convs].batch)
                 dd_norm_static(&t->run, (int)(u - 2 * convs));
@@ -116,13 +156,13 @@ static void body(void *context, int thread, int n_threads) {
         dd_barrier();
     }
     double before = plan->profile && thread == 0 ? dd_seconds() : 0;
-    for (size_t i = t->first; i < t->end; i++) {
+    for (size_t i = t->first, end; i < t->end; i = end) {
         dd_step *s = &plan->steps[i];
-        for (int phase = 0; phase < s->n_phases; phase++) {
-            int64_t units = s->units(plan, s, phase, n_threads);
-            for (int64_t u; (u = next_unit(plan, s->counter + (size_t)phase)) < units;)
-                if (!dd_cancelled())
-                    s->run(&t->run, s, phase, u, thread);
+        int phases = s->n_phases;
+        for (end = i + 1; end < t->end && plan->steps[end].wave == s->wave && !plan->profile; end++)
+            phases = plan->steps[end].n_phases > phases ? plan->steps[end].n_phases : phases;
+        for (int phase = 0; phase < phases; phase++) {
+            run_phase(t, i, end, phase, thread);
             if (n_threads > 1)
                 dd_barrier();
         }
@@ -141,10 +181,11 @@ static dd_status run_steps(dd_plan *plan, const dd_binding *b, size_t first, siz
     /* Training changes the store in every step, and what backward packs is what forward used. */
     t.prepare = forward && (plan->graph->training || plan->packed_version != b->store->version ||
                             plan->packed_store != b->store->id);
-    DD_TRY(make_scratch(plan, dd_threads()));
+    int threads = dd_threads();
+    DD_TRY(make_room(plan, threads));
     DD_TRY(make_zero_seed(plan, b));
     resolve(plan, b);
-    for (size_t i = 0; i < plan->n_counters; i++)
+    for (size_t i = 0; i < plan->n_counters * (size_t)threads; i++)
         atomic_store_explicit(&plan->counters[i], 0, memory_order_relaxed);
     dd_team(body, &t);
     if (dd_cancelled())

@@ -44,7 +44,7 @@ typedef struct dd_pvalue {
     int64_t image;      /* elements between images (dimension 0) */
     bool dense;         /* must have pitch == last dimension */
     bool needed;        /* some step reads its data */
-    int first, last;    /* steps between which it lives */
+    int first, last;    /* waves between which it lives */
     dd_pending pending;
     int x, dz, norm; /* of pending ones: value ids and the norm's record */
     dd_act act;
@@ -117,7 +117,8 @@ typedef struct dd_step {
     int nodes[DD_STEP_NODES], n_nodes;
     int at, order;  /* index of its last node: the order of steps; then that of making */
     bool late;      /* after the other steps of its node */
-    size_t counter; /* index in plan->counters of phase 0 */
+    int wave;       /* steps of a wave run between the same two barriers, in any order */
+    size_t counter; /* index of phase 0 in a thread's row of plan->counters */
     bool backward;
     int reads[DD_STEP_NODES * 4], n_reads; /* stored values, for lifetimes */
     int writes[DD_STEP_NODES], n_writes;
@@ -158,6 +159,7 @@ struct dd_plan {
     dd_step *steps;
     size_t n_steps, steps_capacity;
     int n_forward_steps;
+    int wave_floor; /* while waves are made: the first that the step at hand can join */
     dd_conv *convs;
     size_t n_convs, convs_capacity;
     dd_norm *norms;
@@ -173,12 +175,12 @@ struct dd_plan {
     uint64_t packed_version, packed_store;
     size_t scratch_bytes; /* of one thread: the largest of all steps */
     char *scratch;
-    int scratch_threads;
+    int room_threads; /* that scratch and counters have room for */
     float *zero_seed;
     size_t zero_seed_floats;
     void **data;               /* a value: its address in the present run */
-    _Atomic int64_t *counters; /* a phase: next unit */
-    size_t n_counters;
+    _Atomic int64_t *counters; /* a row a thread, a phase: units taken of the thread's share */
+    size_t n_counters;         /* of a row */
     bool profile;
 };
 
