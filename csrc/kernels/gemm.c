@@ -158,7 +158,7 @@ V_INLINE void tile_sum(const tile_job *t, int64_t a_offset, vf *acc, const int m
         for (int r = 0; r * 3 < mr; r++)
             a[r] = g->a[s] + a_offset + r * 3 * lda;
         DD_UNROLL_BY_2
-        for (int k = g->k; k > 0; k--) {
+        for (int k = g->ks ? g->ks[s] : g->k; k > 0; k--) {
             vf row[MAX_NV];
             DD_UNROLL
             for (int v = 0; v < nv; v++)
@@ -315,7 +315,9 @@ static const tile_function columns[MAX_NV + 1][MAX_MR + 1] = {TILES(TILE_SLOT)};
 
 /* All columns of C for `tiles` tiles of `mr` rows from `row` on. */
 static void block_run(const dd_gemm *g, int64_t row, int64_t tiles, int mr, int panel) {
-    const int64_t inner = (int64_t)g->segments * g->k;
+    int64_t inner = (int64_t)g->segments * g->k;
+    for (int s = 0; g->ks && s < g->segments; s++)
+        inner = (s ? inner : 0) + g->ks[s];
     const int n_end = g->n_end ? g->n_end : g->n;
     tile_job t = {.g = g, .tiles = tiles, .a_offset = row * g->lda};
     for (int first = g->n_begin; first < n_end; first += panel) {

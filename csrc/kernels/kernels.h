@@ -72,6 +72,7 @@ typedef struct dd_gemm {
     const float *const *a;
     int64_t lda;
     int segments, k;
+    const int *ks; /* or NULL: a length a segment, in k's place */
     const float *b;
     float *c;
     int64_t ldc;

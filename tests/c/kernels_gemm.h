@@ -45,14 +45,27 @@ typedef struct gemm_plain {
     const float *old; /* C's values from before, or NULL */
 } gemm_plain;
 
+/* Rows of segment s of B, and of all. */
+static int gemm_length(const dd_gemm *g, int s) {
+    return g->ks ? g->ks[s] : g->k;
+}
+
+static int gemm_rows(const dd_gemm *g) {
+    int rows = 0;
+    for (int s = 0; s < g->segments; s++)
+        rows += gemm_length(g, s);
+    return rows;
+}
+
 /* One element by a plain loop in double, and how far a float chain may be from it. */
 static void gemm_element(const dd_gemm *g, const gemm_plain *p, int64_t m, int n, double *want,
                          double *bound) {
     double sum = 0, size = 0, x;
+    int64_t row = 0;
     for (int s = 0; s < g->segments; s++)
-        for (int k = 0; k < g->k; k++) {
+        for (int k = 0; k < gemm_length(g, s); k++) {
             x = (double)g->a[s][m * g->lda + k] *
-                (double)p->b[((int64_t)s * g->k + k) * p->row_step + n * p->column_step];
+                (double)p->b[row++ * p->row_step + n * p->column_step];
             sum += x;
             size += fabs(x);
         }
@@ -65,7 +78,7 @@ static void gemm_element(const dd_gemm *g, const gemm_plain *p, int64_t m, int n
     }
     *want = gemm_act(g->act, sum);
     /* No activation here is steeper than 1.5; its own roundings are a few more units. */
-    *bound = 1.5 * (g->segments * g->k + 4) * 0x1p-24 * size + 0x1p-21 * fabs(*want);
+    *bound = 1.5 * (gemm_rows(g) + 4) * 0x1p-24 * size + 0x1p-21 * fabs(*want);
 }
 
 static void gemm_hold_to_double(kernel_check *k, const dd_gemm *g, const gemm_plain *p, int begin,
@@ -94,6 +107,7 @@ static dd_act gemm_draw_act(kernel_check *k) {
 /* The inputs of one case: A's segments are windows of one array or arrays of their own. */
 typedef struct gemm_inputs {
     const float *a[9];
+    int ks[9];
     const float *bias, *residual;
     float *c;
     gemm_plain plain;
@@ -109,8 +123,11 @@ static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
     g->lda = g->k + kernel_draw(k, 0, 9);
     g->ldc = g->n + kernel_draw(k, 0, 9);
     g->ldr = g->n + kernel_draw(k, 0, 9);
+    for (int s = 0; s < g->segments; s++)
+        in->ks[s] = (int)kernel_draw(k, 1, g->k);
+    g->ks = kernel_draw(k, 0, 3) == 0 ? in->ks : NULL;
     const bool transposed = kernel_draw(k, 0, 1) != 0;
-    const int rows = g->segments * g->k;
+    const int rows = gemm_rows(g);
     kernel_begin(k, "m %lld, k %d x %d, n %d, lda %lld, ldc %lld, act %d, accumulate %d",
                  (long long)g->m, g->segments, g->k, g->n, (long long)g->lda, (long long)g->ldc,
                  (int)g->act.kind, g->accumulate);
@@ -140,7 +157,7 @@ static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
 /* Packs and multiplies at one level into a twin of C; returns the twin. */
 static float *gemm_run(kernel_check *k, const dd_kernels_table *table, dd_gemm g,
                        const gemm_inputs *in) {
-    const int64_t rows = (int64_t)g.segments * g.k;
+    const int64_t rows = gemm_rows(&g);
     float *packed = kernel_floats(k, (int64_t)table->gemm_f32_packed(rows, g.n));
     table->gemm_f32_pack(in->plain.b, in->plain.row_step, in->plain.column_step, rows, g.n, packed);
     g.b = packed;
@@ -214,7 +231,7 @@ void check_gemm_f32_panel(kernel_check *k) {
         gemm_inputs in = {0};
         gemm_draw(k, &g, &in);
         float *want = gemm_run(k, k->fast, g, &in), *got = kernel_twin(k, in.c);
-        const int64_t rows = (int64_t)g.segments * g.k, m = g.m, cut = kernel_draw(k, 0, m);
+        const int64_t rows = gemm_rows(&g), m = g.m, cut = kernel_draw(k, 0, m);
         const int panel = k->fast->gemm_f32_panel(g.n);
         float *packed = kernel_floats(k, (int64_t)k->fast->gemm_f32_packed(rows, g.n));
         k->fast->gemm_f32_pack(in.plain.b, in.plain.row_step, in.plain.column_step, rows, g.n,
