@@ -1,121 +1,201 @@
-/* The chain step of inference: [expand 1×1 →] depthwise [→ project 1×1 with its epilogue], a strip
- * of rows at a time, so that what lies between never leaves the cache.
+/* The chain step of inference: [expand 1×1 →] depthwise [→ project 1×1 with its epilogue], a row
+ * at a time, so that what lies between never leaves the cache.
  *
- * The expanded strip is a ring: rows that the next strip meets again are kept, so only the first
- * strip of a unit computes a halo. Arithmetic is that of the single steps, to the last bit. An
- * expansion whose map fits in a core's cache anyway is left out: its halo would cost more than it
- * saves. N, H, W, C: the depthwise input; OH, OW: its output; K its side. */
+ * The depthwise input is a ring of rows in scratch: each is made once, and only the first rows of
+ * a unit are a halo. Where such a ring would outgrow the first-level cache and a tap is used too
+ * seldom to hide that, the map is cut into column strips, whose halo is made again. Depthwise and
+ * projection alternate over a few pixels. Arithmetic is that of the single steps, to the last bit.
+ * An expansion whose map fits in a core's cache anyway is left out: its halo would cost more than
+ * it saves. N, H, W, C: the depthwise input; OH, OW: its output; K its side. */
 #include "graph/steps.h"
 
 #include <string.h>
 
 #include "base/threads.h"
 
-enum { EXPANDED_BYTES = 640 << 10, STRIP_BYTES = 224 << 10 };
+/* Bytes: of an expanded map that a core's cache holds; of a ring that shares the first-level cache
+ * with weights and the pixels between; of those. */
+enum { EXPANDED_BYTES = 640 << 10, RING_BYTES = 32 << 10, BETWEEN_BYTES = 12 << 10 };
 
-static int64_t padded_width(const dd_conv *c) {
-    int64_t reach = (c->ow - 1) * c->stride + c->k_w, least = c->pad_left + c->w;
-    return reach > least ? reach : least;
+/* A column strip of one image while its rows go by. Rows and columns of the source count from the
+ * padding on: row p is row p - pad_top of the map. */
+typedef struct chain {
+    const dd_run *run;
+    const dd_step *s;
+    const dd_conv *c;
+    int64_t n;
+    int64_t x0, x1;             /* output columns */
+    int64_t begin, left, right; /* source: first column; zeros on both sides */
+    int64_t width;              /* of a source row, with the zeros */
+    int64_t pitch;              /* of a source pixel */
+    int64_t slots;              /* rows of the ring */
+    float *ring, *between;
+} chain;
+
+/* Source columns that `columns` outputs meet; and rows that `rows` outputs do. */
+static int64_t reach(const dd_conv *c, int64_t columns) {
+    return (columns - 1) * c->stride + c->k_w;
 }
 
 static int64_t source_rows(const dd_conv *c, int64_t rows) {
     return (rows - 1) * c->stride + c->k_h;
 }
 
-/* One row of the depthwise input, padded, into the strip. */
-static void source_row(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n, int64_t y,
-                       float *row) {
-    if (y < 0 || y >= c->h) {
-        memset(row, 0, (size_t)(padded_width(c) * c->c_in) * sizeof(float));
+/* Floats between pixels of the ring: an odd number of cache lines, so that a block of pixels
+ * spreads over all sets of the first-level cache. */
+static int64_t ring_pitch(const dd_conv *c) {
+    return ((c->c_in + 15) / 16 | 1) * 16;
+}
+
+static float *ring_row(const chain *t, int64_t row) {
+    return t->ring + row % t->slots * t->width * t->pitch;
+}
+
+static void zero_pixels(const chain *t, float *row, int64_t first, int64_t count) {
+    if (count > 0)
+        memset(row + first * t->pitch, 0, (size_t)(count * t->pitch) * sizeof(float));
+}
+
+/* Source row `row` into its slot. */
+static void source_row(const chain *t, int64_t row) {
+    const dd_run *run = t->run;
+    const dd_step *s = t->s;
+    int64_t y = row - t->c->pad_top, count = t->width - t->left - t->right;
+    float *slot = ring_row(t, row), *to = slot + t->left * t->pitch;
+    if (y < 0 || y >= t->c->h) {
+        zero_pixels(t, slot, 0, t->width);
         return;
     }
-    float *to = row + (int64_t)c->pad_left * c->c_in;
+    zero_pixels(t, slot, 0, t->left);
+    zero_pixels(t, slot, t->width - t->right, t->right);
     if (s->expand < 0) {
-        dd_load_pixels(run, s->x, n, y, 0, c->w, to);
+        const dd_pvalue *v = &run->plan->values[s->x];
+        const float *from = dd_row(run, s->x, t->n, y) + t->begin * v->pitch;
+        for (int64_t i = 0; i < count; i++)
+            memcpy(to + i * t->pitch, from + i * v->pitch, (size_t)t->c->c_in * sizeof(float));
         return;
     }
     const dd_conv *e = &run->plan->convs[s->expand];
-    const float *a = dd_row(run, s->x, n, y);
+    int64_t lda = run->plan->values[s->x].pitch;
+    const float *a = dd_row(run, s->x, t->n, y) + t->begin * lda;
     dd_gemm g = {.a = &a,
-                 .lda = run->plan->values[s->x].pitch,
+                 .lda = lda,
                  .segments = 1,
                  .k = e->c_in,
                  .b = run->plan->packed + e->packed,
                  .c = to,
-                 .ldc = c->c_in,
-                 .m = c->w,
-                 .n = c->c_in,
+                 .ldc = t->pitch,
+                 .m = count,
+                 .n = t->c->c_in,
                  .bias = dd_conv_bias(run, e),
                  .act = s->act_expand,
-                 .n_end = c->c_in};
+                 .n_end = t->c->c_in};
     run->plan->kernels->gemm_f32(&g);
 }
 
-/* Output row i of the strip; to scratch where a projection follows. */
-static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c, const float *rows,
-                          int64_t n, int64_t y, float *to) {
+/* `count` outputs of row y from column x on; to `to` where a projection follows. */
+static void depthwise_pixels(const chain *t, int64_t y, int64_t x, int64_t count, float *to) {
+    const dd_run *run = t->run;
+    const dd_step *s = t->s;
+    const dd_conv *c = t->c;
     const float *taps[64];
     bool last = s->project < 0;
     for (int r = 0; r < c->k_h; r++)
-        taps[r] = rows + r * padded_width(c) * c->c_in;
+        taps[r] = ring_row(t, y * c->stride + r) + (x - t->x0) * c->stride * t->pitch;
     dd_depthwise d = {.rows = taps,
-                      .pitch = c->c_in,
+                      .pitch = t->pitch,
                       .k = c->k_h,
                       .stride = c->stride,
                       .c = c->c_in,
-                      .width = c->ow,
+                      .width = count,
                       .w = run->plan->packed + c->packed,
                       .wpitch = dd_depthwise_pitch(c),
                       .bias = dd_conv_bias(run, c),
                       .act = last ? s->act : s->act_depthwise,
-                      .y = last ? dd_row(run, s->y, n, y) : to,
-                      .y_pitch = last ? run->plan->values[s->y].pitch : c->c_out};
+                      .y = to,
+                      .y_pitch = c->c_out};
+    if (last) {
+        d.y_pitch = run->plan->values[s->y].pitch;
+        d.y = dd_row(run, s->y, t->n, y) + x * d.y_pitch;
+    }
     if (last && s->residual >= 0) {
-        d.residual = dd_row(run, s->residual, n, y);
         d.residual_pitch = run->plan->values[s->residual].pitch;
+        d.residual = dd_row(run, s->residual, t->n, y) + x * d.residual_pitch;
     }
     run->plan->kernels->depthwise_f32(&d);
 }
 
-static void project_rows(const dd_run *run, const dd_step *s, const dd_conv *c, const float *from,
-                         int64_t n, int64_t y, int64_t rows) {
+/* The projection of `count` pixels from (y, x) on; they may run over whole rows. */
+static void project_pixels(const chain *t, int64_t y, int64_t x, int64_t count) {
+    const dd_run *run = t->run;
+    const dd_step *s = t->s;
     const dd_conv *p = &run->plan->convs[s->project];
+    const float *from = t->between;
+    int64_t ldc = run->plan->values[s->y].pitch;
     dd_gemm g = {.a = &from,
-                 .lda = c->c_out,
+                 .lda = t->c->c_out,
                  .segments = 1,
-                 .k = c->c_out,
+                 .k = t->c->c_out,
                  .b = run->plan->packed + p->packed,
-                 .c = dd_row(run, s->y, n, y),
-                 .ldc = run->plan->values[s->y].pitch,
-                 .m = rows * c->ow,
+                 .c = dd_row(run, s->y, t->n, y) + x * ldc,
+                 .ldc = ldc,
+                 .m = count,
                  .n = p->c_out,
                  .bias = dd_conv_bias(run, p),
                  .act = s->residual >= 0 ? s->act_after : s->act,
                  .n_end = p->c_out};
     if (s->residual >= 0) {
-        g.residual = dd_row(run, s->residual, n, y);
         g.ldr = run->plan->values[s->residual].pitch;
+        g.residual = dd_row(run, s->residual, t->n, y) + x * g.ldr;
     }
     run->plan->kernels->gemm_f32(&g);
 }
 
+/* Rows [y, end) of the strip. */
+static void chain_strip(const chain *t, int64_t y, int64_t end) {
+    const dd_conv *c = t->c;
+    int64_t chunk = t->s->columns_at_once, made = 0;
+    for (int64_t rows; y < end; y += rows) {
+        rows = end - y < t->s->strip ? end - y : t->s->strip;
+        int64_t first = y * c->stride, last = first + (rows - 1) * c->stride + c->k_h;
+        for (made = made > first ? made : first; made < last; made++)
+            source_row(t, made);
+        if (rows > 1) { /* of a whole map: their pixels are neighbours */
+            for (int64_t i = 0; i < rows; i++)
+                depthwise_pixels(t, y + i, 0, c->ow, t->between + i * c->ow * c->c_out);
+            if (t->s->project >= 0)
+                project_pixels(t, y, 0, rows * c->ow);
+            continue;
+        }
+        for (int64_t x = t->x0; x < t->x1; x += chunk) {
+            int64_t count = t->x1 - x < chunk ? t->x1 - x : chunk;
+            depthwise_pixels(t, y, x, count, t->between);
+            if (t->s->project >= 0)
+                project_pixels(t, y, x, count);
+        }
+    }
+}
+
+static int64_t at_most(int64_t n, int64_t bound) {
+    return n < 0 ? 0 : n < bound ? n : bound;
+}
+
 /* Rows [y, end) of image n. */
 static void chain_rows(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n, int64_t y,
-                       int64_t end, float *strip) {
-    int64_t row = padded_width(c) * c->c_in, have = 0;
-    float *between = strip + source_rows(c, s->strip) * row;
-    memset(strip, 0, (size_t)(source_rows(c, s->strip) * row) * sizeof(float));
-    for (int64_t rows; y < end; y += rows) {
-        rows = end - y < s->strip ? end - y : s->strip;
-        for (int64_t i = have; i < source_rows(c, rows); i++)
-            source_row(run, s, c, n, y * c->stride - c->pad_top + i, strip + i * row);
-        for (int64_t i = 0; i < rows; i++)
-            depthwise_row(run, s, c, strip + i * c->stride * row, n, y + i,
-                          between + i * c->ow * c->c_out);
-        if (s->project >= 0)
-            project_rows(run, s, c, between, n, y, rows);
-        have = c->k_h > c->stride ? c->k_h - c->stride : 0;
-        memmove(strip, strip + rows * c->stride * row, (size_t)(have * row) * sizeof(float));
+                       int64_t end, float *scratch) {
+    int64_t strips = (c->ow + s->columns - 1) / s->columns;
+    for (int64_t i = 0; i < strips; i++) {
+        chain t = {.run = run, .s = s, .c = c, .n = n, .pitch = ring_pitch(c), .ring = scratch};
+        t.x0 = i * s->columns;
+        t.x1 = t.x0 + s->columns < c->ow ? t.x0 + s->columns : c->ow;
+        t.width = reach(c, t.x1 - t.x0);
+        t.begin = t.x0 * c->stride - c->pad_left;
+        t.left = at_most(-t.begin, t.width);
+        t.right = at_most(t.begin + t.width - c->w, t.width - t.left);
+        t.begin += t.left;
+        t.slots = source_rows(c, s->strip);
+        t.between = scratch + t.slots * reach(c, s->columns) * t.pitch;
+        chain_strip(&t, y, end);
     }
 }
 
@@ -214,20 +294,28 @@ static void take_project(dd_plan *plan, dd_step *s, const dd_conv *c) {
     }
 }
 
-/* As many rows as keep both strips within the budget. */
+/* Rows, columns and pixels at a time. Small maps take several rows, so that a projection's tiles
+ * have enough pixels; then the rows are whole. */
 static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
-    int64_t rows = c->oh, bytes;
-    for (;; rows = (rows + 1) / 2) {
-        bytes = (source_rows(c, rows) * padded_width(c) * c->c_in +
-                 (s->project >= 0 ? rows * c->ow * c->c_out : 0)) *
-                (int64_t)sizeof(float);
-        if (plan->options.strip_rows > 0 && rows > plan->options.strip_rows)
-            continue;
-        if (bytes <= STRIP_BYTES || rows == 1)
-            break;
+    int64_t pixel = c->c_in * (int64_t)sizeof(float), ring = ring_pitch(c) * (int64_t)sizeof(float);
+    int64_t chunk = BETWEEN_BYTES / pixel / 16 * 16, columns = c->ow, rows = 1;
+    chunk = chunk < 16 ? 16 : chunk;
+    if (c->k_h <= 3)
+        for (columns = (c->ow + 15) / 16 * 16; columns > 16; columns -= 16)
+            if (source_rows(c, 1) * reach(c, columns) * ring <= RING_BYTES)
+                break;
+    columns = columns < c->ow ? columns : c->ow;
+    if (columns == c->ow && c->ow < chunk)
+        rows = chunk / c->ow < c->oh ? chunk / c->ow : c->oh;
+    if (plan->options.strip_rows > 0) {
+        rows = plan->options.strip_rows < c->oh ? plan->options.strip_rows : c->oh;
+        columns = rows > 1 ? c->ow : columns;
     }
     s->strip = (int)rows;
-    s->scratch = (size_t)bytes;
+    s->columns = columns;
+    s->columns_at_once = chunk;
+    int64_t between = rows > 1 ? rows * c->ow : chunk;
+    s->scratch = (size_t)(source_rows(c, rows) * reach(c, columns) * ring + between * pixel);
 }
 
 dd_status dd_match_chain(dd_plan *plan, const dd_store *store, int node, bool *matched) {
