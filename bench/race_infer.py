@@ -1,7 +1,8 @@
-"""Inference race: float32 latency against onnxruntime, OpenVINO and ncnn, one interleaved run.
+"""Inference race: float32 latency of seven nets against onnxruntime, OpenVINO and ncnn.
 
-The reference net, exported from torch with folded norms; the same weights in ours (our own fold).
-Usage: python bench/race_infer.py [--threads 1 2] [--sizes 320 640] [--rounds 40] [--anchors DIR]
+Same weights, same threads, one interleaved run. The best peer counts; OpenVINO with its default
+precision (bfloat16 where the CPU has it) runs along as a column of its own.
+Usage: python bench/race_infer.py [--nets reference:320 ...] [--threads 1 2] [--rounds 12]
 """
 
 from __future__ import annotations
@@ -10,121 +11,101 @@ import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import deepseek_det as dd
-from deepseek_det.model import Model
 
-from racing import interleave, machine, median, record, table  # isort: skip
-from ref_net import Net, torch_module  # isort: skip
+import peers  # isort: skip
+from nets import NETS, Contest, Entry, prepare  # isort: skip
+from racing import geometric_mean, interleave, machine, median, record, table  # isort: skip
 
-Run = Callable[[], list[np.ndarray]]
+PEERS: dict[str, Callable[[Path, np.ndarray, int], peers.Run]] = {
+    "onnxruntime": peers.onnxruntime_run,
+    "openvino": peers.openvino_run,
+    "ncnn": peers.ncnn_run,
+}
+EXTRA = "openvino, own precision"
+EACH = 4  # timed calls of a turn
 
 
-def export(model: Model, size: int, folder: Path, anchors: Path) -> Path:
-    import torch
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    reference = torch_module(anchors)
-    net = reference.Net()
-    net.load_state_dict({k: torch.tensor(v) for k, v in model.state_dict().items()}, strict=False)
-    net.eval()
-    for module in list(net.modules()):
-        if isinstance(module, reference.CBA):
-            module[0] = fuse_conv_bn_eval(module[0], module[1])
-            module[1] = torch.nn.Identity()
-    path = folder / f"ref{size}.onnx"
-    torch.onnx.export(
-        net,
-        (torch.zeros(1, 3, size, size),),
-        str(path),
-        input_names=["x"],
-        output_names=["a", "b", "c"],
-        opset_version=17,
-        dynamo=False,
+def error_of(mine: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """Largest difference relative to the output's largest value, over all outputs."""
+    if len(mine) != len(theirs):
+        raise ValueError(f"race: {len(mine)} outputs against {len(theirs)}")
+    return max(
+        float(np.abs(a - b.reshape(a.shape)).max() / max(float(np.abs(a).max()), 1e-30))
+        for a, b in zip(mine, theirs, strict=True)
     )
-    return path
 
 
-def onnxruntime_run(path: Path, x: np.ndarray, threads: int) -> Run:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"x": x})
-
-
-def openvino_run(path: Path, x: np.ndarray, threads: int) -> Run:
-    import openvino as ov
-
-    core = ov.Core()
-    config = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    request = core.compile_model(core.read_model(str(path)), "CPU", config).create_infer_request()
-
-    def run() -> list[np.ndarray]:
-        request.infer({0: x})
-        return [request.get_output_tensor(i).data for i in range(3)]
-
-    return run
+def race(entry: Entry, contest: Contest, threads: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One net on so many threads: ms by contestant, the largest error of each, and who failed."""
+    dd.set_num_threads(threads)
+    contestants: dict[str, Callable[[], Any]] = {"ours": contest.ours}
+    errors: dict[str, float] = {}
+    mine = [o.copy() for o in contest.as_theirs(contest.ours())]
+    for name in args.peers:
+        try:
+            run = PEERS[name](contest.path, contest.planes, threads)
+            errors[name] = error_of(mine, run())
+        except Exception as reason:  # whatever a peer can't do leaves the others racing
+            print(f"{entry.name} {entry.size}: {name} does not run: {reason}", flush=True)
+            continue
+        contestants[name] = run
+    if "openvino" in contestants and args.extra:
+        contestants[EXTRA] = peers.openvino_run(contest.path, contest.planes, threads, None)
+    times = interleave(contestants, args.rounds, warmup=5, each=EACH)
+    ms = {name: 1e3 * median(t) for name, t in times.items()}
+    best = min(ms[name] for name in errors)
+    ratio = best / ms["ours"]
+    low = {name: 1e3 * min(t) for name, t in times.items()}
+    return {"ms": ms, "low": low, "errors": errors, "ratio": ratio}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    every = [f"{e.name}:{e.size}" for e in NETS]
+    parser.add_argument("--nets", nargs="+", default=every, choices=every, metavar="NAME:SIZE")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[320, 640])
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--anchors", type=Path, default=Path("../shared/anchors"))
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--extra", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rounds", type=int, default=12, help=f"of {EACH} timed calls each")
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"))
     parser.add_argument("--record", metavar="SECTION", help="section of RESULTS.md to replace")
     args = parser.parse_args()
-    model = Model(Net())
-    rng = np.random.default_rng(1)
-    for name in model.store.names:  # norms that fold to something
-        if name.endswith("running_var"):
-            model.store.set(
-                name, rng.uniform(0.5, 2, model.store.get(name).shape).astype(np.float32)
-            )
-        elif name.endswith("running_mean"):
-            model.store.set(
-                name, rng.normal(0, 0.1, model.store.get(name).shape).astype(np.float32)
-            )
-    rows = []
+    columns = ["ours", *args.peers, *([EXTRA] if args.extra else [])]
+    rows: list[list[str]] = []
+    ratios: dict[int, list[float]] = {threads: [] for threads in args.threads}
     with tempfile.TemporaryDirectory() as folder:
-        for size in args.sizes:
-            path = export(model, size, Path(folder), args.anchors)
-            x = rng.random((1, size, size, 3), np.float32)
-            planes = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+        for entry in (e for e in NETS if f"{e.name}:{e.size}" in args.nets):
+            try:
+                contest = prepare(entry, Path(folder), args.models)
+            except (AttributeError, OSError, dd.Error) as reason:
+                print(f"{entry.name} {entry.size}: left out: {reason}", flush=True)
+                continue
             for threads in args.threads:
-                dd.set_num_threads(threads)
-                contestants: dict[str, Run] = {
-                    "ours": lambda x=x: list(model.infer(x).values()),
-                    "onnxruntime": onnxruntime_run(path, planes, threads),
-                    "openvino": openvino_run(path, planes, threads),
-                }
-                mine = [o.transpose(0, 3, 1, 2) for o in contestants["ours"]()]
-                theirs = contestants["onnxruntime"]()
-                error = max(
-                    float(np.abs(a - b).max() / np.abs(b).max())
-                    for a, b in zip(mine, theirs, strict=True)
-                )
-                times = interleave(contestants, args.rounds, warmup=5)
-                ms = {name: 1e3 * median(t) for name, t in times.items()}
-                best = min(v for name, v in ms.items() if name != "ours")
+                result = race(entry, contest, threads, args)
+                ms = result["ms"]
                 rows.append(
-                    [f"reference {size}", str(threads)]
-                    + [f"{ms[name]:.2f}" for name in contestants]
-                    + [f"{best / ms['ours']:.2f}", f"{error:.1e}"]
+                    [f"{entry.name} {entry.size}", str(threads)]
+                    + [f"{ms[name]:.2f}" if name in ms else "–" for name in columns]
+                    + [f"{result['ratio']:.2f}", f"{max(result['errors'].values()):.1e}"]
                 )
-                print(rows[-1], flush=True)
-    text = table(["net", "threads", *contestants, "best peer / ours", "error"], rows)
-    body = f"{machine()}; milliseconds, median of {args.rounds}, float32.\n\n{text}"
+                ratios[threads].append(result["ratio"])
+                print(" | ".join(rows[-1]), flush=True)
+    lines = [
+        f"{threads} thread{'s' * (threads > 1)}: best peer / ours, geometric mean "
+        f"{geometric_mean(r):.2f}, least {min(r):.2f} over {len(r)} nets."
+        for threads, r in ratios.items()
+        if r
+    ]
+    head = (
+        f"{machine()}; {peers.versions()}; milliseconds, median of {EACH * args.rounds}, float32."
+    )
+    text = table(["net", "threads", *columns, "best peer / ours", "error"], rows)
+    body = "\n\n".join([head, text, "\n".join(lines)])
     print(body)
     if args.record:
         record(args.record, body)

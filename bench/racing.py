@@ -8,39 +8,49 @@ from __future__ import annotations
 
 import datetime
 import gc
+import math
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-PAUSE_S = 0.02
+PAUSE_S = 0.04
+"""Longer than any contestant's waiting threads spin (OpenMP's 20 ms is the longest)."""
+UNTIMED = 2
+"""Calls that begin a turn: they wake the contestant's threads and bring its data back to cache."""
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 def interleave(
-    contestants: dict[str, Callable[[], object]], rounds: int, warmup: int = 3
+    contestants: dict[str, Callable[[], object]], rounds: int, warmup: int = 3, each: int = 4
 ) -> dict[str, list[float]]:
-    """Seconds of each call, `rounds` of them, contestants taking turns.
+    """Seconds of each call, rounds × each of them, contestants taking turns.
 
-    A pause before each turn lets the last one's waiting threads stop spinning, and a call that is
-    not timed wakes the present one's.
+    A turn is a pause, in which the last one's threads stop spinning, two calls that are not timed,
+    and `each` timed ones back to back: what a program sees that uses the net in a loop. Who begins
+    changes from round to round, so that nobody always runs after the same neighbour.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for call in contestants.values():
         for _ in range(warmup):
             call()
+    order = list(contestants)
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
-            for name, call in contestants.items():
+            for name in order:
+                call = contestants[name]
                 time.sleep(PAUSE_S)
-                call()
-                start = time.perf_counter()
-                call()
-                times[name].append(time.perf_counter() - start)
+                for _ in range(UNTIMED):
+                    call()
+                for _ in range(each):
+                    start = time.perf_counter()
+                    call()
+                    times[name].append(time.perf_counter() - start)
+            order.append(order.pop(0))
     finally:
         gc.enable()
     return times
@@ -50,6 +60,11 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
+def geometric_mean(values: Iterable[float]) -> float:
+    logs = [math.log(v) for v in values]
+    return math.exp(sum(logs) / len(logs))
+
+
 def machine() -> str:
     """CPU name, features that matter, cores; the commit and the date."""
     text = Path("/proc/cpuinfo").read_text()
@@ -57,7 +72,16 @@ def machine() -> str:
         (line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line), "?"
     )
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    shown = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_tile") if f in flags]
+    looked_for = (
+        "avx2",
+        "avx_vnni",
+        "avx512f",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_int8",
+        "amx_bf16",
+    )
+    shown = [f for f in looked_for if f in flags]
     cores = text.count("processor\t")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],

@@ -1,0 +1,120 @@
+"""The engines that inference is raced against, each with its best options for one image.
+
+A runner takes an ONNX file, the input (N, 3, H, W) float32 and a number of threads, and gives a
+function without arguments that runs the net once and returns its outputs as arrays.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[], list[np.ndarray]]
+"""Runs a net once."""
+
+
+def onnxruntime_run(path: Path, x: np.ndarray, threads: int) -> Run:
+    """onnxruntime: all graph optimizations (with them its blocked NCHWc layout), spinning."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: x}
+    return lambda: session.run(None, feed)
+
+
+def openvino_run(path: Path, x: np.ndarray, threads: int, precision: str | None = "f32") -> Run:
+    """OpenVINO: one stream for latency; precision None leaves what it takes by itself."""
+    import openvino as ov
+
+    core = ov.Core()
+    config: dict[str, Any] = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+    }
+    if precision is not None:
+        config["INFERENCE_PRECISION_HINT"] = precision
+    compiled = core.compile_model(core.read_model(str(path)), "CPU", config)
+    request = compiled.create_infer_request()
+    request.set_input_tensor(ov.Tensor(x, shared_memory=True))
+    outputs = range(len(compiled.outputs))
+
+    def run() -> list[np.ndarray]:
+        request.infer()
+        return [request.get_output_tensor(i).data for i in outputs]
+
+    return run
+
+
+def convert_to_ncnn(path: Path, x: np.ndarray) -> tuple[Path, Path]:
+    """ncnn's two files beside the ONNX file, by pnnx, weights in float32.
+
+    Raises RuntimeError with pnnx's last words where it can't.
+    """
+    parameters, weights = path.with_suffix(".ncnn.param"), path.with_suffix(".ncnn.bin")
+    if not (parameters.exists() and weights.exists()):
+        shape = ",".join(map(str, x.shape))
+        tool = Path(sys.executable).with_name("pnnx")
+        done = subprocess.run(
+            [str(tool), path.name, f"inputshape=[{shape}]", "fp16=0", "optlevel=2"],
+            cwd=path.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if not (parameters.exists() and weights.exists()):
+            words = (done.stderr + done.stdout).strip().splitlines()
+            raise RuntimeError(f"pnnx: {words[-1] if words else done.returncode}")
+    return parameters, weights
+
+
+def ncnn_run(path: Path, x: np.ndarray, threads: int) -> Run:
+    """ncnn: packed layouts, Winograd and its matrix product on, no half precision anywhere."""
+    import ncnn
+
+    parameters, weights = convert_to_ncnn(path, x)
+    net = ncnn.Net()
+    option = net.opt
+    option.num_threads = threads
+    option.lightmode = True
+    option.use_packing_layout = True
+    option.use_winograd_convolution = True
+    option.use_sgemm_convolution = True
+    for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
+        setattr(option, f"use_{half}", False)
+    if net.load_param(str(parameters)) or net.load_model(str(weights)):
+        raise RuntimeError("ncnn can't read what pnnx wrote")
+    into, out = net.input_names()[0], net.output_names()
+
+    def run() -> list[np.ndarray]:
+        extractor = net.create_extractor()
+        extractor.input(into, ncnn.Mat(x[0]))
+        return [np.array(extractor.extract(name)[1]) for name in out]
+
+    return run
+
+
+def versions() -> str:
+    """Names and versions of the peers that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in ("onnxruntime", "openvino", "ncnn", "pnnx", "torch"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
