@@ -283,3 +283,24 @@ def test_plan_wrong_input_is_named() -> None:
     plan = _core.Plan(graph, store, [("f32", (1, 16, 16, 5))])
     with pytest.raises((ValueError, TypeError), match="16"):
         plan.forward([np.zeros((1, 8, 16, 5), np.float32)])
+
+
+def test_plan_outputs_that_are_held_stay_as_they_are() -> None:
+    """Output arrays are used again only when their caller has let go of them."""
+    graph, store = trace(Pyramid())
+    deployed, folded = graph.deploy(store)
+    rng = np.random.default_rng(1)
+    plan = _core.Plan(deployed, folded, [("f32", SHAPES[0])])
+    pictures = [rng.standard_normal(SHAPES[0]).astype(np.float32) for _ in range(6)]
+    wanted = [[o.copy() for o in plan.forward([x])] for x in pictures]
+    held = [plan.forward([x]) for x in pictures]
+    for k, outputs in enumerate(held):
+        for a, b in zip(outputs, wanted[k], strict=True):
+            assert a.tobytes() == b.tobytes()
+    part = plan.forward([pictures[0]])[0][:, :1]  # a view holds its base
+    addresses = set()
+    for x in pictures:
+        out = plan.forward([x])
+        addresses.add(out[0].ctypes.data)
+    assert part.tobytes() == wanted[0][0][:, :1].tobytes()
+    assert len(addresses) == 2  # a loop that holds one set alternates between two

@@ -115,6 +115,7 @@ typedef struct object {
     uint64_t seed, step;
     uint64_t run;                 /* the arena's number of this plan's last forward */
     dd_py_arrays inputs, outputs; /* of the last forward: the backward reads them in place */
+    dd_py_arrays spare;           /* outputs of the one before, to be used again */
 } object;
 
 static PyTypeObject *plan_type;
@@ -132,6 +133,7 @@ static void plan_dealloc(PyObject *self) {
     dd_free(o->names);
     dd_py_arrays_clear(&o->inputs);
     dd_py_arrays_clear(&o->outputs);
+    dd_py_arrays_clear(&o->spare);
     Py_XDECREF(o->store);
     Py_XDECREF(o->arena);
     dd_py_free_object(self);
@@ -192,21 +194,23 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     return (PyObject *)o;
 }
 
-/* Arrays for all outputs: new ones, or those of `given` where it has them. */
+/* The arrays of `given`; outputs that it does not have stay NULL. */
 static int take_outputs(object *o, PyObject *given, dd_py_arrays *out) {
     const dd_graph *g = o->graph;
     if (dd_py_arrays_make(out, g->n_outputs) < 0)
         return -1;
-    PyObject *tuple = given == Py_None ? PyTuple_New(0) : PySequence_Tuple(given);
-    if (tuple && given != Py_None && PyTuple_Size(tuple) != (Py_ssize_t)g->n_outputs)
+    if (given == Py_None)
+        return 0;
+    PyObject *tuple = PySequence_Tuple(given);
+    if (tuple && PyTuple_Size(tuple) != (Py_ssize_t)g->n_outputs)
         PyErr_Format(PyExc_ValueError, "run: out has %zd arrays, %zu are needed",
                      PyTuple_Size(tuple), g->n_outputs);
     for (size_t i = 0; tuple && i < g->n_outputs && !PyErr_Occurred(); i++) {
         dd_type t = dd_plan_output_type(o->plan, (int)i);
-        PyObject *item = given == Py_None ? Py_None : PyTuple_GetItem(tuple, (Py_ssize_t)i);
-        PyArrayObject *a =
-            item == Py_None ? dd_py_new_of(&t)
-                            : dd_py_array_inplace(item, dd_py_typenum(t.dtype), g->output_names[i]);
+        PyObject *item = PyTuple_GetItem(tuple, (Py_ssize_t)i);
+        if (item == Py_None)
+            continue;
+        PyArrayObject *a = dd_py_array_inplace(item, dd_py_typenum(t.dtype), g->output_names[i]);
         if (!a)
             break;
         out->objects[i] = (PyObject *)a;
@@ -222,6 +226,36 @@ static int take_outputs(object *o, PyObject *given, dd_py_arrays *out) {
         return 0;
     dd_py_arrays_clear(out);
     return -1;
+}
+
+/* Moves the i-th array out of `from` where nobody else holds it; NULL elsewhere. */
+static PyObject *recycle(dd_py_arrays *from, size_t i) {
+    PyObject *array = from->objects ? from->objects[i] : NULL;
+    if (!array || Py_REFCNT(array) != 1 ||
+        !PyArray_CHKFLAGS((PyArrayObject *)array, NPY_ARRAY_OWNDATA | NPY_ARRAY_CARRAY))
+        return NULL;
+    from->objects[i] = NULL;
+    return array;
+}
+
+/* Arrays for the outputs that were not given: those of the last two forwards that the caller holds
+ * no more, since their pages are there already (`out = forward(x)` in a loop holds one set), or new
+ * ones. Only under the arena's lock: a run in another thread may be writing them before. */
+static int fill_outputs(object *o, dd_py_arrays *out) {
+    for (size_t i = 0; i < out->n; i++) {
+        dd_type t = dd_plan_output_type(o->plan, (int)i);
+        if (out->objects[i])
+            continue;
+        out->objects[i] = recycle(&o->outputs, i);
+        if (!out->objects[i])
+            out->objects[i] = recycle(&o->spare, i);
+        if (!out->objects[i])
+            out->objects[i] = (PyObject *)dd_py_new_of(&t);
+        if (!out->objects[i])
+            return -1;
+        out->arrays[i] = dd_array_dense(PyArray_DATA((PyArrayObject *)out->objects[i]), &t);
+    }
+    return 0;
 }
 
 /* The last forward's arrays in the arena as it is now; only under the arena's lock. */
@@ -256,11 +290,18 @@ static PyObject *plan_forward(PyObject *self, PyObject *args, PyObject *keywords
         dd_py_arrays_clear(&out);
         return NULL;
     }
-    dd_py_arrays old_in = o->inputs, old_out = o->outputs;
+    o->run = 0; /* until it has succeeded there is nothing to go back from */
+    if (fill_outputs(o, &out) < 0) {
+        arena_unlock(a);
+        dd_py_arrays_clear(&in);
+        dd_py_arrays_clear(&out);
+        return NULL;
+    }
+    dd_py_arrays old_in = o->inputs, old_spare = o->spare;
     o->inputs = in;
+    o->spare = o->outputs;
     o->outputs = out;
     o->step = step;
-    o->run = 0; /* until it has succeeded there is nothing to go back from */
     a->runs++;
     ((dd_py_store *)o->store)->pins++;
     dd_status status = arena_grow(a, dd_plan_arena_bytes(o->plan));
@@ -276,7 +317,7 @@ static PyObject *plan_forward(PyObject *self, PyObject *args, PyObject *keywords
             Py_CLEAR(list);
     arena_unlock(a);
     dd_py_arrays_clear(&old_in);
-    dd_py_arrays_clear(&old_out);
+    dd_py_arrays_clear(&old_spare);
     return status == DD_OK ? list : dd_py_raise(status);
 }
 
