@@ -2,39 +2,37 @@
  * at a time, so that what lies between never leaves the cache.
  *
  * The depthwise input is a ring of rows in scratch: each is made once, and only the first rows of
- * a unit are a halo. Where such a ring would outgrow the first-level cache and a tap is used too
- * seldom to hide that, the map is cut into column strips, whose halo is made again. Depthwise and
- * projection alternate over a few pixels. Arithmetic is that of the single steps, to the last bit.
- * An expansion whose map fits in a core's cache anyway is left out: its halo would cost more than
- * it saves. N, H, W, C: the depthwise input; OH, OW: its output; K its side. */
+ * a unit are a halo. Depthwise and projection alternate over some tens of pixels. Arithmetic is
+ * that of the single steps, to the last bit. An expansion whose map fits in a core's cache anyway
+ * is left out: its halo would cost more than it saves. N, H, W, C: the depthwise input; OH, OW: its
+ * output; K its side. */
 #include "graph/steps.h"
 
 #include <string.h>
 
 #include "base/threads.h"
 
-/* Bytes: of an expanded map that a core's cache holds; of a ring that shares the first-level cache
- * with weights and the pixels between; of those. */
-enum { EXPANDED_BYTES = 640 << 10, RING_BYTES = 32 << 10, BETWEEN_BYTES = 12 << 10 };
+/* Bytes: of an expanded map that a core's cache holds; of the pixels between two stages, which
+ * share the first-level cache with the projection's weights. */
+enum { EXPANDED_BYTES = 640 << 10, BETWEEN_BYTES = 24 << 10 };
 
-/* A column strip of one image while its rows go by. Rows and columns of the source count from the
- * padding on: row p is row p - pad_top of the map. */
+/* One image while its rows go by. Source rows count from the padding on: row p is row p - pad_top
+ * of the map. */
 typedef struct chain {
     const dd_run *run;
     const dd_step *s;
     const dd_conv *c;
     int64_t n;
-    int64_t x0, x1;             /* output columns */
-    int64_t begin, left, right; /* source: first column; zeros on both sides */
-    int64_t width;              /* of a source row, with the zeros */
-    int64_t pitch;              /* of a source pixel */
-    int64_t slots;              /* rows of the ring */
+    int64_t width; /* of a source row, with its zeros */
+    int64_t pitch; /* of a source pixel */
+    int64_t slots; /* rows of the ring */
     float *ring, *between;
 } chain;
 
-/* Source columns that `columns` outputs meet; and rows that `rows` outputs do. */
-static int64_t reach(const dd_conv *c, int64_t columns) {
-    return (columns - 1) * c->stride + c->k_w;
+/* Pixels of a source row, zeros on both sides included. */
+static int64_t padded_width(const dd_conv *c) {
+    int64_t reach = (c->ow - 1) * c->stride + c->k_w, least = c->pad_left + c->w;
+    return reach > least ? reach : least;
 }
 
 static int64_t source_rows(const dd_conv *c, int64_t rows) {
@@ -60,24 +58,24 @@ static void zero_pixels(const chain *t, float *row, int64_t first, int64_t count
 static void source_row(const chain *t, int64_t row) {
     const dd_run *run = t->run;
     const dd_step *s = t->s;
-    int64_t y = row - t->c->pad_top, count = t->width - t->left - t->right;
-    float *slot = ring_row(t, row), *to = slot + t->left * t->pitch;
+    int64_t y = row - t->c->pad_top, left = t->c->pad_left, count = t->c->w;
+    float *slot = ring_row(t, row), *to = slot + left * t->pitch;
     if (y < 0 || y >= t->c->h) {
         zero_pixels(t, slot, 0, t->width);
         return;
     }
-    zero_pixels(t, slot, 0, t->left);
-    zero_pixels(t, slot, t->width - t->right, t->right);
+    zero_pixels(t, slot, 0, left);
+    zero_pixels(t, slot, left + count, t->width - left - count);
     if (s->expand < 0) {
         const dd_pvalue *v = &run->plan->values[s->x];
-        const float *from = dd_row(run, s->x, t->n, y) + t->begin * v->pitch;
+        const float *from = dd_row(run, s->x, t->n, y);
         for (int64_t i = 0; i < count; i++)
             memcpy(to + i * t->pitch, from + i * v->pitch, (size_t)t->c->c_in * sizeof(float));
         return;
     }
     const dd_conv *e = &run->plan->convs[s->expand];
     int64_t lda = run->plan->values[s->x].pitch;
-    const float *a = dd_row(run, s->x, t->n, y) + t->begin * lda;
+    const float *a = dd_row(run, s->x, t->n, y);
     dd_gemm g = {.a = &a,
                  .lda = lda,
                  .segments = 1,
@@ -101,7 +99,7 @@ static void depthwise_pixels(const chain *t, int64_t y, int64_t x, int64_t count
     const float *taps[64];
     bool last = s->project < 0;
     for (int r = 0; r < c->k_h; r++)
-        taps[r] = ring_row(t, y * c->stride + r) + (x - t->x0) * c->stride * t->pitch;
+        taps[r] = ring_row(t, y * c->stride + r) + x * c->stride * t->pitch;
     dd_depthwise d = {.rows = taps,
                       .pitch = t->pitch,
                       .k = c->k_h,
@@ -151,24 +149,24 @@ static void project_pixels(const chain *t, int64_t y, int64_t x, int64_t count) 
     run->plan->kernels->gemm_f32(&g);
 }
 
-/* Rows [y, end) of the strip. */
-static void chain_strip(const chain *t, int64_t y, int64_t end) {
+/* Output rows [y, end). */
+static void chain_rows(const chain *t, int64_t y, int64_t end) {
     const dd_conv *c = t->c;
-    int64_t chunk = t->s->columns_at_once, made = 0;
+    int64_t chunk = t->s->pixels, made = 0;
     for (int64_t rows; y < end; y += rows) {
         rows = end - y < t->s->strip ? end - y : t->s->strip;
-        int64_t first = y * c->stride, last = first + (rows - 1) * c->stride + c->k_h;
+        int64_t first = y * c->stride, last = first + source_rows(c, rows);
         for (made = made > first ? made : first; made < last; made++)
             source_row(t, made);
-        if (rows > 1) { /* of a whole map: their pixels are neighbours */
+        if (rows > 1) { /* small maps: the pixels of several rows make one product */
             for (int64_t i = 0; i < rows; i++)
                 depthwise_pixels(t, y + i, 0, c->ow, t->between + i * c->ow * c->c_out);
             if (t->s->project >= 0)
                 project_pixels(t, y, 0, rows * c->ow);
             continue;
         }
-        for (int64_t x = t->x0; x < t->x1; x += chunk) {
-            int64_t count = t->x1 - x < chunk ? t->x1 - x : chunk;
+        for (int64_t x = 0; x < c->ow; x += chunk) {
+            int64_t count = c->ow - x < chunk ? c->ow - x : chunk;
             depthwise_pixels(t, y, x, count, t->between);
             if (t->s->project >= 0)
                 project_pixels(t, y, x, count);
@@ -176,37 +174,22 @@ static void chain_strip(const chain *t, int64_t y, int64_t end) {
     }
 }
 
-static int64_t at_most(int64_t n, int64_t bound) {
-    return n < 0 ? 0 : n < bound ? n : bound;
-}
-
-/* Rows [y, end) of image n. */
-static void chain_rows(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n, int64_t y,
-                       int64_t end, float *scratch) {
-    int64_t strips = (c->ow + s->columns - 1) / s->columns;
-    for (int64_t i = 0; i < strips; i++) {
-        chain t = {.run = run, .s = s, .c = c, .n = n, .pitch = ring_pitch(c), .ring = scratch};
-        t.x0 = i * s->columns;
-        t.x1 = t.x0 + s->columns < c->ow ? t.x0 + s->columns : c->ow;
-        t.width = reach(c, t.x1 - t.x0);
-        t.begin = t.x0 * c->stride - c->pad_left;
-        t.left = at_most(-t.begin, t.width);
-        t.right = at_most(t.begin + t.width - c->w, t.width - t.left);
-        t.begin += t.left;
-        t.slots = source_rows(c, s->strip);
-        t.between = scratch + t.slots * reach(c, s->columns) * t.pitch;
-        chain_strip(&t, y, end);
-    }
-}
-
 static void chain_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     const dd_conv *c = &run->plan->convs[s->conv];
+    chain t = {.run = run,
+               .s = s,
+               .c = c,
+               .width = padded_width(c),
+               .pitch = ring_pitch(c),
+               .slots = source_rows(c, s->strip),
+               .ring = dd_scratch(run, thread)};
+    t.between = t.ring + t.slots * t.width * t.pitch;
     int64_t row, end;
     dd_cut(c->n * c->oh, s->units(run->plan, s, phase, dd_threads()), unit, &row, &end);
     while (row < end) {
-        int64_t n = row / c->oh, y = row % c->oh;
-        int64_t rows = end - row < c->oh - y ? end - row : c->oh - y;
-        chain_rows(run, s, c, n, y, y + rows, dd_scratch(run, thread));
+        int64_t y = row % c->oh, rows = end - row < c->oh - y ? end - row : c->oh - y;
+        t.n = row / c->oh;
+        chain_rows(&t, y, y + rows);
         row += rows;
     }
 }
@@ -294,28 +277,17 @@ static void take_project(dd_plan *plan, dd_step *s, const dd_conv *c) {
     }
 }
 
-/* Rows, columns and pixels at a time. Small maps take several rows, so that a projection's tiles
- * have enough pixels; then the rows are whole. */
+/* Pixels between two stages at a time; on small maps so many rows that a product has enough. */
 static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
     int64_t pixel = c->c_in * (int64_t)sizeof(float), ring = ring_pitch(c) * (int64_t)sizeof(float);
-    int64_t chunk = BETWEEN_BYTES / pixel / 16 * 16, columns = c->ow, rows = 1;
-    chunk = chunk < 16 ? 16 : chunk;
-    if (c->k_h <= 3)
-        for (columns = (c->ow + 15) / 16 * 16; columns > 16; columns -= 16)
-            if (source_rows(c, 1) * reach(c, columns) * ring <= RING_BYTES)
-                break;
-    columns = columns < c->ow ? columns : c->ow;
-    if (columns == c->ow && c->ow < chunk)
-        rows = chunk / c->ow < c->oh ? chunk / c->ow : c->oh;
-    if (plan->options.strip_rows > 0) {
-        rows = plan->options.strip_rows < c->oh ? plan->options.strip_rows : c->oh;
-        columns = rows > 1 ? c->ow : columns;
-    }
+    int64_t pixels = BETWEEN_BYTES / pixel / 16 * 16;
+    pixels = pixels < 16 ? 16 : pixels;
+    int64_t rows = plan->options.strip_rows > 0 ? plan->options.strip_rows : pixels / c->ow;
+    rows = rows < 1 ? 1 : rows < c->oh ? rows : c->oh;
+    int64_t between = rows > 1 ? rows * c->ow : pixels;
     s->strip = (int)rows;
-    s->columns = columns;
-    s->columns_at_once = chunk;
-    int64_t between = rows > 1 ? rows * c->ow : chunk;
-    s->scratch = (size_t)(source_rows(c, rows) * reach(c, columns) * ring + between * pixel);
+    s->pixels = (int)pixels;
+    s->scratch = (size_t)(source_rows(c, rows) * padded_width(c) * ring + between * pixel);
 }
 
 dd_status dd_match_chain(dd_plan *plan, const dd_store *store, int node, bool *matched) {

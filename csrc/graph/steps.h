@@ -135,8 +135,8 @@ typedef struct dd_step {
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
     int n_slots;
-    int strip;                        /* rows at a time */
-    int64_t columns, columns_at_once; /* chain: of a column strip; between two of its stages */
+    int strip;  /* rows at a time */
+    int pixels; /* chain: between two of its stages at a time */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
