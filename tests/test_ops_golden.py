@@ -16,6 +16,11 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "ops.npz")
 CASES: list[dict[str, Any]] = json.loads(str(GOLDEN["cases"]))
 # The interpreter sums in double; the planned executor in float32. Of the largest element.
 TOLERANCE = {"Interpreter": 1e-6, "Plan": 1e-5}
+DTYPES = {"float32": "f32", "uint8": "u8", "int32": "s32"}
+
+
+def types_of(inputs: list[np.ndarray]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(DTYPES[str(x.dtype)], x.shape) for x in inputs]
 
 
 def stored(case: str, what: str) -> list[tuple[int, np.ndarray]]:
@@ -35,7 +40,7 @@ def build(case: dict[str, Any]) -> tuple[_core.Graph, _core.Store, list[np.ndarr
             store.set(f"p{k}", array)
             ids.append(graph.entry(store, f"p{k}"))
         else:
-            ids.append(graph.input(f"x{k}", "f32", array.shape))
+            ids.append(graph.input(f"x{k}", DTYPES[str(array.dtype)], array.shape))
             inputs.append(array)
     outputs = stored(case["name"], "out")
     several = len(outputs) if case["op"] == "split" else 0
@@ -57,7 +62,7 @@ def check(executor: str, what: str, have: np.ndarray, want: np.ndarray) -> None:
 def test_operator_forward_and_gradient_equal_torch(case: dict[str, Any], executor: str) -> None:
     graph, store, inputs = build(case)
     training = graph.differentiate(store, True)
-    run = getattr(_core, executor)(training, store, [("f32", x.shape) for x in inputs])
+    run = getattr(_core, executor)(training, store, types_of(inputs))
     name = case["name"]
     outputs = run.forward(inputs)
     for k, want in stored(name, "out"):
@@ -80,7 +85,7 @@ def test_operator_forward_and_gradient_equal_torch(case: dict[str, Any], executo
 @pytest.mark.parametrize("case", CASES, ids=[c["name"] for c in CASES])
 def test_operator_planned_inference_equals_interpreted(case: dict[str, Any]) -> None:
     graph, store, inputs = build(case)
-    types = [("f32", x.shape) for x in inputs]
+    types = types_of(inputs)
     want = _core.Interpreter(graph, store, types).forward(inputs)
     have = _core.Plan(graph, store, types).forward(inputs)
     for k, (a, b) in enumerate(zip(have, want, strict=True)):

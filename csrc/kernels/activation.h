@@ -5,9 +5,12 @@
  * vanishes where the kind is a constant: a hot loop is instantiated per kind (ACT_DISPATCH) and
  * never switches per vector. At kinks the slope is what torch takes: relu'(0) = clip'(a) = clip'(b)
  * = abs'(0) = 0, leaky_relu'(0) = a, elu'(0) = a, hard_swish'(-3) = 0 and hard_swish'(3) = 1,
- * hard_sigmoid'(±3) = 0. A NaN in u gives a NaN in f(u): a broken step shows up in the loss. */
+ * hard_sigmoid'(±3) = 0; the slope of floor, ceil, round and sign is 0 everywhere. A NaN in u gives
+ * a NaN in f(u): a broken step shows up in the loss. */
 #ifndef DD_KERNELS_ACTIVATION_H
 #define DD_KERNELS_ACTIVATION_H
+
+#include <math.h>
 
 #include "kernels/functions.h"
 #include "kernels/kernels.h"
@@ -51,6 +54,39 @@ V_INLINE vf act_mish(vf x) {
     return v_mul(x, v_div(n, v_add(n, v_set1(2.0f))));
 }
 
+V_INLINE vf act_ramp(dd_act act, vf x) {
+    vf y = v_fma(x, v_set1(act.a), v_set1(act.b));
+    return v_min(v_set1(1.0f), v_max(v_zero(), y));
+}
+
+/* 2u of ½·x·(1 + tanh u) = x · sigmoid(2u): 2·√(2/π)·(x + 0.044715·x³). */
+V_INLINE vf act_gelu_tanh_inner(vf x) {
+    vf t = v_fma(v_mul(x, x), v_set1(0.044715f), v_set1(1.0f));
+    return v_mul(v_mul(x, v_set1(1.5957691216f)), t);
+}
+
+/* Adding 2^23 rounds what is smaller to whole numbers, halves to even; larger ones are whole. */
+V_INLINE vf act_round(vf x) {
+    const vf two23 = v_set1(8388608.0f);
+    vf a = v_abs(x), whole = v_sub(v_add(a, two23), two23);
+    whole = v_select(v_lt(x, v_zero()), v_neg(whole), whole);
+    return v_select(v_lt(a, two23), whole, x);
+}
+
+V_INLINE vf act_sign(vf x) {
+    vf y = v_select(v_lt(x, v_zero()), v_set1(-1.0f), x);
+    return v_select(v_gt(x, v_zero()), v_set1(1.0f), y);
+}
+
+/* Rare in nets (rotated boxes), and a range reduction of our own would lose bits: libm's. */
+V_INLINE vf act_wave(dd_unary kind, vf x) {
+    float lanes[VL];
+    v_store(lanes, x);
+    for (int i = 0; i < VL; i++)
+        lanes[i] = kind == DD_SIN ? sinf(lanes[i]) : cosf(lanes[i]);
+    return v_load(lanes);
+}
+
 V_INLINE vf act_apply(dd_act act, vf x) {
     switch (act.kind) {
     case DD_RELU:
@@ -91,6 +127,29 @@ V_INLINE vf act_apply(dd_act act, vf x) {
         return v_abs(x);
     case DD_NEG:
         return v_neg(x);
+    case DD_RAMP:
+        return act_ramp(act, x);
+    case DD_SELU: {
+        vf below = v_mul(v_set1(act.a), v_expm1(v_min(v_zero(), x)));
+        return v_mul(v_set1(act.b), v_select(v_gt(x, v_zero()), x, below));
+    }
+    case DD_SOFTSIGN:
+        return v_div(x, v_add(v_set1(1.0f), v_abs(x)));
+    case DD_GELU_TANH:
+        return v_mul(x, v_sigmoid(act_gelu_tanh_inner(x)));
+    case DD_RECIPROCAL:
+        return v_div(v_set1(1.0f), x);
+    case DD_FLOOR:
+        return v_floor(x);
+    case DD_CEIL:
+        return v_neg(v_floor(v_neg(x)));
+    case DD_ROUND:
+        return act_round(x);
+    case DD_SIGN:
+        return act_sign(x);
+    case DD_SIN:
+    case DD_COS:
+        return act_wave(act.kind, x);
     case DD_IDENTITY:
     case DD_UNARIES:
         break;
@@ -147,6 +206,14 @@ V_INLINE vf act_gelu_slope(vf x) {
     return v_fma(v_max(v_set1(-20.0f), v_min(v_set1(20.0f), x)), density, v_normal(x));
 }
 
+/* s + x·s·(1 - s)·(2u)'. Beyond ±10 nothing changes in float, and x³ may overflow. */
+V_INLINE vf act_gelu_tanh_slope(vf x) {
+    vf t = v_max(v_set1(-10.0f), v_min(v_set1(10.0f), x)), inner = act_gelu_tanh_inner(t);
+    vf rise = v_fma(v_mul(t, t), v_set1(3.0f * 0.044715f), v_set1(1.0f));
+    rise = v_mul(v_mul(rise, v_set1(1.5957691216f)), t);
+    return v_fma(rise, act_sigmoid_slope(inner), v_sigmoid(inner));
+}
+
 /* 2/√π · e^-x². */
 V_INLINE vf act_erf_slope(vf x) {
     return v_mul(v_set1(1.12837917f), v_bell(v_mul(x, v_set1(1.41421356f))));
@@ -192,6 +259,31 @@ V_INLINE vf act_slope(dd_act act, vf x) {
                         v_select(v_lt(x, v_zero()), v_set1(-1.0f), v_zero()));
     case DD_NEG:
         return v_set1(-1.0f);
+    case DD_RAMP:
+        return v_mul(act_inside(v_fma(x, v_set1(act.a), v_set1(act.b)), 0.0f, 1.0f), v_set1(act.a));
+    case DD_SELU: {
+        vf below = v_mul(v_set1(act.a), v_exp(v_min(v_zero(), x)));
+        return v_mul(v_set1(act.b), v_select(v_gt(x, v_zero()), one, below));
+    }
+    case DD_SOFTSIGN: {
+        vf r = v_div(one, v_add(one, v_abs(x)));
+        return v_mul(r, r);
+    }
+    case DD_GELU_TANH:
+        return act_gelu_tanh_slope(x);
+    case DD_RECIPROCAL: {
+        vf r = v_div(one, x);
+        return v_neg(v_mul(r, r));
+    }
+    case DD_FLOOR:
+    case DD_CEIL:
+    case DD_ROUND:
+    case DD_SIGN:
+        return v_zero();
+    case DD_SIN:
+        return act_wave(DD_COS, x);
+    case DD_COS:
+        return v_neg(act_wave(DD_SIN, x));
     case DD_IDENTITY:
     case DD_UNARIES:
         break;

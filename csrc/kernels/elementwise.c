@@ -23,7 +23,18 @@
     X(DD_LOG)                                                                                      \
     X(DD_SQRT)                                                                                     \
     X(DD_ABS)                                                                                      \
-    X(DD_NEG)
+    X(DD_NEG)                                                                                      \
+    X(DD_RAMP)                                                                                     \
+    X(DD_SELU)                                                                                     \
+    X(DD_SOFTSIGN)                                                                                 \
+    X(DD_GELU_TANH)                                                                                \
+    X(DD_RECIPROCAL)                                                                               \
+    X(DD_FLOOR)                                                                                    \
+    X(DD_CEIL)                                                                                     \
+    X(DD_ROUND)                                                                                    \
+    X(DD_SIGN)                                                                                     \
+    X(DD_SIN)                                                                                      \
+    X(DD_COS)
 
 V_INLINE void unary_loop(dd_act act, const float *x, float *y, int64_t n) {
     int64_t i = 0;

@@ -16,8 +16,10 @@
 
 #include "base/cpu.h"
 
-/* The elementwise functions. `a` and `b`: clip's bounds, leaky_relu's slope (a), elu's alpha (a).
- * hard_sigmoid is clip(x/6 + 1/2, 0, 1), hard_swish x · hard_sigmoid(x), gelu the erf form. */
+/* The elementwise functions. `a` and `b`: clip's bounds, leaky_relu's slope (a), elu's alpha (a),
+ * ramp's clip(a·x + b, 0, 1), selu's alpha (a) and scale (b). hard_sigmoid is clip(x/6 + 1/2, 0,
+ * 1), hard_swish x · hard_sigmoid(x), gelu the erf form, softsign x / (1 + |x|); round takes halves
+ * to the even neighbour. */
 typedef enum dd_unary {
     DD_IDENTITY = 0,
     DD_RELU,
@@ -38,6 +40,17 @@ typedef enum dd_unary {
     DD_SQRT,
     DD_ABS,
     DD_NEG,
+    DD_RAMP,
+    DD_SELU,
+    DD_SOFTSIGN,
+    DD_GELU_TANH,
+    DD_RECIPROCAL,
+    DD_FLOOR,
+    DD_CEIL,
+    DD_ROUND,
+    DD_SIGN,
+    DD_SIN,
+    DD_COS,
     DD_UNARIES,
 } dd_unary;
 

@@ -34,6 +34,11 @@ static double density(double x) {
     return 0.39894228040143267794 * exp(-0.5 * x * x);
 }
 
+/* 2u of ½·x·(1 + tanh u) = x · sigmoid(2u), with u = √(2/π)·(x + 0.044715·x³). */
+static double gelu_tanh_inner(double x) {
+    return 1.59576912160573071176 * x * (1 + 0.044715 * x * x);
+}
+
 double dd_unary_value(dd_act act, double x) {
     double a = (double)act.a, b = (double)act.b;
     switch (act.kind) {
@@ -73,6 +78,28 @@ double dd_unary_value(dd_act act, double x) {
         return fabs(x);
     case DD_NEG:
         return -x;
+    case DD_RAMP:
+        return clip(a * x + b, 0, 1);
+    case DD_SELU:
+        return b * (x > 0 ? x : a * expm1(x));
+    case DD_SOFTSIGN:
+        return x / (1 + fabs(x));
+    case DD_GELU_TANH:
+        return x * sigmoid(gelu_tanh_inner(x));
+    case DD_RECIPROCAL:
+        return 1 / x;
+    case DD_FLOOR:
+        return floor(x);
+    case DD_CEIL:
+        return ceil(x);
+    case DD_ROUND:
+        return rint(x);
+    case DD_SIGN:
+        return isnan(x) ? x : (x > 0) - (x < 0);
+    case DD_SIN:
+        return sin(x);
+    case DD_COS:
+        return cos(x);
     case DD_IDENTITY:
     case DD_UNARIES:
         break;
@@ -84,6 +111,12 @@ double dd_unary_value(dd_act act, double x) {
 static double mish_slope(double x) {
     double t = tanh(softplus(x));
     return t + x * sigmoid(x) * (1 - t) * (1 + t);
+}
+
+static double gelu_tanh_slope(double x) {
+    double rise = 1.59576912160573071176 * (1 + 3 * 0.044715 * x * x);
+    double s = sigmoid(gelu_tanh_inner(x));
+    return s + x * s * sigmoid(-gelu_tanh_inner(x)) * rise;
 }
 
 double dd_unary_slope(dd_act act, double x) {
@@ -125,6 +158,25 @@ double dd_unary_slope(dd_act act, double x) {
         return (x > 0) - (x < 0);
     case DD_NEG:
         return -1;
+    case DD_RAMP:
+        return a * x + b > 0 && a * x + b < 1 ? a : 0;
+    case DD_SELU:
+        return b * (x > 0 ? 1 : a * exp(x));
+    case DD_SOFTSIGN:
+        return 1 / ((1 + fabs(x)) * (1 + fabs(x)));
+    case DD_GELU_TANH:
+        return gelu_tanh_slope(x);
+    case DD_RECIPROCAL:
+        return -1 / (x * x);
+    case DD_FLOOR:
+    case DD_CEIL:
+    case DD_ROUND:
+    case DD_SIGN:
+        return 0;
+    case DD_SIN:
+        return cos(x);
+    case DD_COS:
+        return -sin(x);
     case DD_IDENTITY:
     case DD_UNARIES:
         break;
@@ -233,6 +285,12 @@ static int unary_sample(int i, void *params, dd_type *in, int *n_in) {
         p.a = 0.1;
     } else if (i == DD_ELU) {
         p.a = 0.8;
+    } else if (i == DD_RAMP) {
+        p.a = 0.3;
+        p.b = 0.45;
+    } else if (i == DD_SELU) {
+        p.a = 1.6732632;
+        p.b = 1.0507010;
     }
     memcpy(params, &p, sizeof p);
     in[0] = shapes[i % 5];
@@ -252,7 +310,8 @@ static int dx_sample(int i, void *params, dd_type *in, int *n_in) {
 const dd_op dd_op_unary = {
     .name = "unary",
     .doc = "An elementwise function of x, by `kind`. a and b: the bounds of clip; a: the slope of "
-           "leaky_relu below 0, the alpha of elu.",
+           "leaky_relu below 0, the alpha of elu. ramp is clip(a·x + b, 0, 1); selu has alpha a "
+           "and scale b; gelu is the erf form; round takes halves to even.",
     .version = 1,
     .min_in = 1,
     .max_in = 1,

@@ -6,10 +6,12 @@
 
 #include "ops/node.h"
 
-const char *const dd_unary_names[] = {"identity",   "relu",    "clip", "leaky_relu", "hard_sigmoid",
-                                      "hard_swish", "sigmoid", "silu", "mish",       "elu",
-                                      "softplus",   "tanh",    "gelu", "erf",        "exp",
-                                      "log",        "sqrt",    "abs",  "neg",        NULL};
+const char *const dd_unary_names[] = {
+    "identity", "relu",      "clip",       "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid",
+    "silu",     "mish",      "elu",        "softplus",   "tanh",         "gelu",       "erf",
+    "exp",      "log",       "sqrt",       "abs",        "neg",          "ramp",       "selu",
+    "softsign", "gelu_tanh", "reciprocal", "floor",      "ceil",         "round",      "sign",
+    "sin",      "cos",       NULL};
 
 _Static_assert(sizeof dd_unary_names / sizeof *dd_unary_names == DD_UNARIES + 1,
                "a name for each dd_unary");

@@ -23,6 +23,11 @@ static inline double plain_clip(double x, double low, double high) {
     return x < low ? low : x > high ? high : x;
 }
 
+/* 2u of ½·x·(1 + tanh u) = x · sigmoid(2u), with u = √(2/π)·(x + 0.044715·x³). */
+static inline double plain_gelu_tanh_inner(double x) {
+    return 1.59576912160573071176 * x * (1 + 0.044715 * x * x);
+}
+
 static inline double plain_unary(dd_act act, double x) {
     const double a = (double)act.a, b = (double)act.b;
     switch (act.kind) {
@@ -62,11 +67,39 @@ static inline double plain_unary(dd_act act, double x) {
         return fabs(x);
     case DD_NEG:
         return -x;
+    case DD_RAMP:
+        return plain_clip(a * x + b, 0, 1);
+    case DD_SELU:
+        return b * (x > 0 ? x : a * expm1(x));
+    case DD_SOFTSIGN:
+        return x / (1 + fabs(x));
+    case DD_GELU_TANH:
+        return x * plain_sigmoid(plain_gelu_tanh_inner(x));
+    case DD_RECIPROCAL:
+        return 1 / x;
+    case DD_FLOOR:
+        return floor(x);
+    case DD_CEIL:
+        return ceil(x);
+    case DD_ROUND:
+        return rint(x);
+    case DD_SIGN:
+        return isnan(x) ? x : (x > 0) - (x < 0);
+    case DD_SIN:
+        return sin(x);
+    case DD_COS:
+        return cos(x);
     case DD_IDENTITY:
     case DD_UNARIES:
         break;
     }
     return x;
+}
+
+static inline double plain_gelu_tanh_slope(double x) {
+    double rise = 1.59576912160573071176 * (1 + 3 * 0.044715 * x * x);
+    double s = plain_sigmoid(plain_gelu_tanh_inner(x));
+    return s + x * s * plain_sigmoid(-plain_gelu_tanh_inner(x)) * rise;
 }
 
 static inline double plain_slope(dd_act act, double x) {
@@ -110,6 +143,25 @@ static inline double plain_slope(dd_act act, double x) {
         return (x > 0.0) - (x < 0.0);
     case DD_NEG:
         return -1.0;
+    case DD_RAMP:
+        return a * x + b > 0 && a * x + b < 1 ? a : 0;
+    case DD_SELU:
+        return b * (x > 0 ? 1 : a * exp(x));
+    case DD_SOFTSIGN:
+        return 1 / ((1 + fabs(x)) * (1 + fabs(x)));
+    case DD_GELU_TANH:
+        return plain_gelu_tanh_slope(x);
+    case DD_RECIPROCAL:
+        return -1 / (x * x);
+    case DD_FLOOR:
+    case DD_CEIL:
+    case DD_ROUND:
+    case DD_SIGN:
+        return 0;
+    case DD_SIN:
+        return cos(x);
+    case DD_COS:
+        return -sin(x);
     case DD_IDENTITY:
     case DD_UNARIES:
         break;
@@ -118,9 +170,11 @@ static inline double plain_slope(dd_act act, double x) {
 }
 
 static const char *const plain_names[DD_UNARIES] = {
-    "identity", "relu", "clip", "leaky_relu", "hard_sigmoid", "hard_swish", "sigmoid",
-    "silu",     "mish", "elu",  "softplus",   "tanh",         "gelu",       "erf",
-    "exp",      "log",  "sqrt", "abs",        "neg"};
+    "identity", "relu", "clip",  "leaky_relu", "hard_sigmoid", "hard_swish",
+    "sigmoid",  "silu", "mish",  "elu",        "softplus",     "tanh",
+    "gelu",     "erf",  "exp",   "log",        "sqrt",         "abs",
+    "neg",      "ramp", "selu",  "softsign",   "gelu_tanh",    "reciprocal",
+    "floor",    "ceil", "round", "sign",       "sin",          "cos"};
 
 /* One of the functions with parameters that suit it. */
 static inline dd_act plain_act(int64_t kind) {
@@ -132,6 +186,12 @@ static inline dd_act plain_act(int64_t kind) {
         act.a = 0.1f;
     } else if (act.kind == DD_ELU) {
         act.a = 0.8f;
+    } else if (act.kind == DD_RAMP) {
+        act.a = 0.3f;
+        act.b = 0.45f;
+    } else if (act.kind == DD_SELU) {
+        act.a = 1.6732632f;
+        act.b = 1.0507010f;
     }
     return act;
 }

@@ -120,6 +120,50 @@ def resize_case(name: str, n: Any, size: Any, scale: Any, mode: str, corners: bo
     return (name, "resize", p, inputs, run)
 
 
+def conv_transpose_case(name: str, n: Any, o: int, k: Any, bias: bool = True, **a: Any) -> Case:
+    a = {"stride": [1, 1], "pads": [0] * 4, "dilation": [1, 1], "output_pad": [0, 0]} | a
+    groups = a.setdefault("groups", 1)
+
+    def run(x: Tensors) -> Tensors:
+        top, left, bottom, right = a["pads"]
+        wide = F.conv_transpose2d(
+            nchw(x[0]),
+            x[1],
+            x[2] if bias else None,
+            a["stride"],
+            0,
+            [s - 1 for s in a["stride"]],  # rows to spare, cut to output_pad below
+            groups,
+            a["dilation"],
+        )
+        ends = [
+            wide.shape[2 + i] - (a["stride"][i] - 1) + a["output_pad"][i] - end
+            for i, end in enumerate((bottom, right))
+        ]
+        return [nhwc(wide[:, :, top : ends[0], left : ends[1]])]
+
+    inputs = [normal(*n), ("trainable", normal(n[3], o // groups, *k) * 0.3)]
+    if bias:
+        inputs.append(("trainable", normal(o)))
+    return (name, "conv_transpose", a, inputs, run)
+
+
+def prelu_case(name: str, shape: Any, slope: Any) -> Case:
+    def run(x: Tensors) -> Tensors:
+        return [torch.where(x[0] > 0, x[0], x[0] * x[1])]
+
+    return (name, "prelu", {}, [spread(*shape), ("trainable", normal(*slope))], run)
+
+
+def where_case(name: str, condition: Any, a: Any, b: Any) -> Case:
+    mask = rng.integers(0, 2, size=condition).astype(np.uint8)
+
+    def run(x: Tensors) -> Tensors:
+        return [torch.where(torch.tensor(mask != 0), x[0], x[1])]
+
+    return (name, "where", {}, [("index", mask), normal(*a), normal(*b)], run)
+
+
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x * 1,
     "relu": F.relu,
@@ -140,8 +184,25 @@ UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "sqrt": torch.sqrt,
     "abs": torch.abs,
     "neg": torch.neg,
+    "ramp": lambda x: (0.25 * x + 0.5).clip(0, 1),
+    "selu": F.selu,
+    "softsign": F.softsign,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "reciprocal": torch.reciprocal,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "sign": torch.sign,
+    "sin": torch.sin,
+    "cos": torch.cos,
 }
-PARAMETERS = {"clip": {"a": -0.5, "b": 0.75}, "leaky_relu": {"a": 0.1}, "elu": {"a": 0.8}}
+PARAMETERS = {
+    "clip": {"a": -0.5, "b": 0.75},
+    "leaky_relu": {"a": 0.1},
+    "elu": {"a": 0.8},
+    "ramp": {"a": 0.25, "b": 0.5},
+    "selu": {"a": 1.6732632423543772848170429916717, "b": 1.0507009873554804934193349852946},
+}
 
 BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "add": torch.add,
@@ -155,7 +216,7 @@ BINARY: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def unary_case(kind: str) -> Case:
-    x = positive(3, 4, 13) if kind in ("log", "sqrt") else spread(3, 4, 13)
+    x = positive(3, 4, 13) if kind in ("log", "sqrt", "reciprocal") else spread(3, 4, 13)
     p = {"kind": kind} | PARAMETERS.get(kind, {})
     return (f"unary_{kind}", "unary", p, [x], lambda t: [UNARY[kind](t[0])])
 
@@ -356,6 +417,42 @@ def cases() -> list[Case]:
     made += [binary_case(kind, "same", (2, 3, 5), (2, 3, 5)) for kind in BINARY]
     made += [binary_case(k, "channels", (2, 3, 4, 7), (7,)) for k in ("add", "sub", "mul", "div")]
     made += [binary_case(k, "squeeze", (2, 1, 1, 7), (2, 3, 4, 7)) for k in ("add", "mul", "max")]
+    return made + foreign_cases()
+
+
+def foreign_cases() -> list[Case]:
+    """What nets from elsewhere need beside."""
+    made = [
+        conv_transpose_case("conv_transpose_2x2", (2, 3, 4, 6), 5, (2, 2), stride=[2, 2]),
+        conv_transpose_case(
+            "conv_transpose_4x4", (1, 4, 5, 3), 9, (4, 4), False, stride=[2, 2], pads=[1] * 4
+        ),
+        conv_transpose_case(
+            "conv_transpose_odd",
+            (2, 4, 3, 4),
+            6,
+            (3, 2),
+            stride=[3, 2],
+            pads=[0, 2, 1, 0],
+            dilation=[1, 2],
+            output_pad=[2, 1],
+            groups=2,
+        ),
+        conv_transpose_case(
+            "conv_transpose_depthwise",
+            (1, 3, 4, 8),
+            8,
+            (3, 3),
+            stride=[2, 2],
+            pads=[1] * 4,
+            output_pad=[1, 1],
+            groups=8,
+        ),
+        prelu_case("prelu", (2, 3, 4, 7), (7,)),
+        prelu_case("prelu_one", (3, 9), (1,)),
+        where_case("where", (2, 3, 5), (2, 3, 5), (2, 3, 5)),
+        where_case("where_wide", (3, 1), (5,), (2, 3, 1)),
+    ]
     return made
 
 
@@ -365,14 +462,19 @@ def main() -> None:
     for name, op, params, inputs, run in cases():
         given = [i if isinstance(i, tuple) else ("input", i) for i in inputs]
         roles = [role for role, _ in given]
-        arrays |= {f"{name}/in{k}": a.astype(np.float32) for k, (_, a) in enumerate(given)}
+        kept = {
+            k: a if roles[k] == "index" else a.astype(np.float32) for k, (_, a) in enumerate(given)
+        }
+        arrays |= {f"{name}/in{k}": a for k, a in kept.items()}
         tensors = [
             torch.tensor(arrays[f"{name}/in{k}"], dtype=torch.float64).requires_grad_(
                 role in ("input", "trainable")
             )
             for k, role in enumerate(roles)
         ]
-        outputs = run([t for t, role in zip(tensors, roles, strict=True) if role != "like"])
+        outputs = run(
+            [t for t, role in zip(tensors, roles, strict=True) if role not in ("like", "index")]
+        )
         after = outputs[1:] if op == "batch_norm" else []
         outputs = outputs[: len(outputs) - len(after)]
         total = torch.zeros((), dtype=torch.float64)
