@@ -1,5 +1,6 @@
 /* The backward pair: the gradients of a convolution's input and weights in one pass over the rows
- * of dy, which its load forms from a pending batch-norm gradient.
+ * of dy, which its load forms from a pending batch-norm gradient. What a depthwise one does with a
+ * slot is step_depthwise_backward.c.
  *
  * The rows of dy are cut into slots, a unit each: a slot adds its share of the weight gradient to
  * memory of its own, and a second phase adds the slots in order. So bits do not depend on threads.
@@ -34,8 +35,6 @@ static bool in_place(const dd_plan *plan, const dd_conv *c, int value) {
 /* Zero pixels that the phases of dx read left and right of a row of dy. */
 static void dy_margins(const dd_conv *c, int64_t *left, int64_t *right) {
     *left = *right = 0;
-    if (c->depthwise)
-        return;
     for (int i = 0; i < c->n_phases; i++) {
         const dd_conv_phase *p = &c->phases[i];
         int64_t pixels = (c->w - p->x0 + c->stride - 1) / c->stride;
@@ -187,30 +186,6 @@ static void dx_dense(const dd_run *run, const dd_step *s, const dd_conv *c, cons
         }
 }
 
-static void dx_depthwise(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t) {
-    const float *rows[64];
-    for (int64_t y = t->dx_begin; y < t->dx_end; y++) {
-        for (int r = 0; r < c->k_h; r++) {
-            int64_t source = y + c->pad_top - r;
-            bool meets = source >= 0 && source % c->stride == 0 && source / c->stride < c->oh;
-            rows[r] = meets ? t->dy + (source / c->stride - t->dy_first) * t->dy_row : NULL;
-        }
-        dd_depthwise_dx d = {.dy_rows = rows,
-                             .dy_pitch = t->dy_pitch,
-                             .out_width = c->ow,
-                             .k = c->k_h,
-                             .stride = c->stride,
-                             .c = c->c_in,
-                             .x_begin = c->pad_left,
-                             .width = c->w,
-                             .w = run->plan->packed + c->packed_dx,
-                             .wpitch = dd_depthwise_pitch(c),
-                             .dx = dd_row(run, s->dx, t->n, y),
-                             .dx_pitch = run->plan->values[s->dx].pitch};
-        run->plan->kernels->depthwise_dx_f32(&d);
-    }
-}
-
 /* ---- the gradient of the weights ----------------------------------------------------------- */
 
 static void dw_product(const dd_run *run, const float *x, int64_t lda, const float *dy, int64_t ldb,
@@ -246,25 +221,6 @@ static void dw_dense(const dd_run *run, const dd_conv *c, const strip *t, float 
                                to + (int64_t)w * in * o, m, in, o);
             }
         }
-}
-
-static void dw_depthwise(const dd_run *run, const dd_conv *c, const strip *t, float *slot) {
-    const float *rows[64];
-    for (int64_t y = t->y; y < t->y_end; y++) {
-        for (int r = 0; r < c->k_h; r++)
-            rows[r] = t->x + ((y - t->y) * c->stride + r) * t->x_row;
-        dd_depthwise_dw d = {.rows = rows,
-                             .pitch = t->x_pitch,
-                             .k = c->k_h,
-                             .stride = c->stride,
-                             .c = c->c_in,
-                             .width = c->ow,
-                             .dy = t->dy + (y - t->dy_first) * t->dy_row + t->dy_left * t->dy_pitch,
-                             .dy_pitch = t->dy_pitch,
-                             .dw = slot,
-                             .wpitch = dd_depthwise_pitch(c)};
-        run->plan->kernels->depthwise_dw_f32(&d);
-    }
 }
 
 static void db_rows(const dd_run *run, const dd_conv *c, const strip *t, double *sums) {
@@ -336,20 +292,13 @@ static void backward_strip(const dd_run *run, const dd_step *s, const dd_conv *c
     t->dx_begin = t->dx_begin < c->h ? t->dx_begin : c->h;
     t->dx_end = t->dx_end < c->h ? t->dx_end : c->h;
     load(run, s, c, t, scratch);
-    if (s->dx >= 0 && c->depthwise)
-        dx_depthwise(run, s, c, t);
-    else if (s->dx >= 0)
+    if (s->dx >= 0)
         dx_dense(run, s, c, t);
     if (s->reduction.norm >= 0)
         dd_norm_gradient_rows(run, &s->reduction, s->dx, t->n, t->dx_begin, t->dx_end - t->dx_begin,
                               unit);
-    if (wants_dw(s)) {
-        float *slot = run->plan->slots + unit * slot_floats(c);
-        if (c->depthwise)
-            dw_depthwise(run, c, t, slot);
-        else
-            dw_dense(run, c, t, slot);
-    }
+    if (wants_dw(s))
+        dw_dense(run, c, t, run->plan->slots + unit * slot_floats(c));
     if (wants_db(s))
         db_rows(run, c, t, run->plan->sums + s->db_sums + (size_t)unit * (size_t)c->c_out);
 }
@@ -380,6 +329,10 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
                (size_t)c->c_out * sizeof(double));
     if (s->reduction.norm >= 0)
         dd_norm_gradient_begin(run, &s->reduction, unit);
+    if (c->depthwise) {
+        dd_depthwise_backward_unit(run, s, unit, thread);
+        return;
+    }
     int64_t row, end;
     dd_cut(c->n * c->oh, s->n_slots, unit, &row, &end);
     while (row < end) {
@@ -403,7 +356,19 @@ static size_t scratch_bytes(const dd_plan *plan, const dd_step *s, const dd_conv
     return (size_t)floats * sizeof(float);
 }
 
+static void choose_slots(dd_step *s, const dd_conv *c) {
+    /* Few slots for large weights: each costs a pass over its memory. */
+    int64_t floats = slot_floats(c), slots = floats > 65536 ? 4 : floats > 16384 ? 8 : DD_SLOTS;
+    int64_t rows = c->n * (c->depthwise ? c->h : c->oh);
+    s->n_slots = (int)(slots < rows ? slots : rows);
+}
+
 static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
+    choose_slots(s, c);
+    if (c->depthwise) {
+        s->scratch = (size_t)dd_depthwise_backward_scratch(plan, s, c) * sizeof(float);
+        return;
+    }
     int64_t rows = c->oh;
     while (rows > 1 && scratch_bytes(plan, s, c, rows) > (256u << 10))
         rows = (rows + 1) / 2;
@@ -411,9 +376,6 @@ static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
         rows = plan->options.strip_rows < c->oh ? plan->options.strip_rows : c->oh;
     s->strip = (int)rows;
     s->scratch = scratch_bytes(plan, s, c, rows);
-    /* Few slots for large weights: each costs a pass over its memory. */
-    int64_t floats = slot_floats(c), slots = floats > 65536 ? 4 : floats > 16384 ? 8 : DD_SLOTS;
-    s->n_slots = (int)(slots < c->n * c->oh ? slots : c->n * c->oh);
 }
 
 static void take_gradient(const dd_plan *plan, dd_step *s, int value, int *stored, int *entry) {

@@ -198,19 +198,19 @@ void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_
     memset(slot_sums(run, r, slot), 0, 2 * (size_t)run->plan->norms[r->norm].c * sizeof(double));
 }
 
-void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
-                           int64_t y, int64_t rows, int64_t slot) {
+static void add_gradient(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
+                         int64_t x, int64_t rows, int64_t width, int64_t slot) {
     const dd_norm *norm = &run->plan->norms[r->norm];
-    const dd_pvalue *x = &run->plan->values[norm->x], *gradient = &run->plan->values[dz];
+    const dd_pvalue *in = &run->plan->values[norm->x], *gradient = &run->plan->values[dz];
     const float *vectors = run->plan->vectors;
     double *sums = slot_sums(run, r, slot);
-    int64_t width = x->type.dims[2];
-    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y),
+    int64_t w = in->type.dims[2];
+    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y) + x * gradient->pitch,
                            .dz_pitch = gradient->pitch,
-                           .dz_row_pitch = width * gradient->pitch,
-                           .x = dd_row(run, norm->x, n, y),
-                           .pitch = x->pitch,
-                           .row_pitch = width * x->pitch,
+                           .dz_row_pitch = w * gradient->pitch,
+                           .x = dd_row(run, norm->x, n, y) + x * in->pitch,
+                           .pitch = in->pitch,
+                           .row_pitch = w * in->pitch,
                            .width = width,
                            .rows = rows,
                            .c = norm->c,
@@ -221,6 +221,17 @@ void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz,
                            .sum_d = sums,
                            .sum_dx = sums + norm->c};
     run->plan->kernels->bn_reduce_f32(&reduce);
+}
+
+void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
+                           int64_t y, int64_t rows, int64_t slot) {
+    int64_t width = run->plan->values[dz].type.dims[2];
+    add_gradient(run, r, dz, n, y, 0, rows, width, slot);
+}
+
+void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
+                             int64_t y, int64_t x, int64_t pixels, int64_t slot) {
+    add_gradient(run, r, dz, n, y, x, 1, pixels, slot);
 }
 
 static void give(const dd_run *run, int value, int entry, int c, double gradient) {

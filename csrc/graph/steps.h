@@ -261,6 +261,9 @@ dd_status dd_conv_record(dd_plan *plan, const dd_store *store, int node, int x, 
 void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread);
 size_t dd_conv_pack_scratch(const dd_conv *conv); /* bytes */
 int64_t dd_depthwise_pitch(const dd_conv *conv);
+/* A depthwise step's phase 0, and the floats of scratch that it takes. */
+void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t unit, int thread);
+int64_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c);
 /* Follows a convolution's result through what its store can do: activation, residual. */
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *conv);
 /* Reserves room for the packed weights. */
@@ -279,6 +282,9 @@ void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_
 /* Adds rows y..y+rows-1 of image n of dz. */
 void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
                            int64_t y, int64_t rows, int64_t slot);
+/* Adds pixels x..x+pixels-1 of row y. */
+void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
+                             int64_t y, int64_t x, int64_t pixels, int64_t slot);
 /* Adds the slots in order: gradients, and (p, q, r) for the loads of dx. */
 void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *r, int64_t slots);
 void dd_norm_finish(const dd_run *run, int norm); /* sums → mean, rstd, scale, shift */

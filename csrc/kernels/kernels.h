@@ -133,34 +133,25 @@ typedef struct dd_depthwise {
     int64_t y_pitch;
 } dd_depthwise;
 
-/* One row of input gradients, overwritten: dx[x, c] = Σ over taps (r, s) and output x' with
- * x'·stride + s = x of dy_rows[r][x'·dy_pitch + c] · w[(r·k + s)·wpitch + c]. dy_rows[r] is NULL
- * where no output row meets tap r. x counts in the padded input row, from `x_begin` on for `width`
- * pixels; output pixels are 0..out_width-1. */
-typedef struct dd_depthwise_dx {
+/* The backward of one row of the input (depthwise_backward.c). dx[x, c], overwritten, is the sum
+ * over taps (r, s) and output pixels x' with x'·stride + s = x of dy_rows[r][x'·dy_pitch + c] ·
+ * w[(r·k + s)·wpitch + c], and dw[(r·k + s)·wpitch + c] += that dy times the input's x[x, c], in the
+ * order of x. dy_rows[r] is NULL where no output row meets tap r. x counts in the padded input row,
+ * from `x_begin` on for `width` pixels, the first of which `x` and `dx` point at; output pixels are
+ * 0..out_width-1. */
+typedef struct dd_depthwise_backward {
     const float *const *dy_rows;
     int64_t dy_pitch, out_width;
     int k, stride, c;
     int64_t x_begin, width;
+    const float *x;
+    int64_t pitch;
     const float *w;
     int64_t wpitch;
     float *dx;
     int64_t dx_pitch;
-} dd_depthwise_dx;
-
-/* Adds one output row's share of the weight gradient: dw[(r·k + s)·wpitch + c] += Σ_x
- * rows[r][(x·stride + s)·pitch + c] · dy[x·dy_pitch + c]; db[c] += Σ_x dy where db is given. */
-typedef struct dd_depthwise_dw {
-    const float *const *rows;
-    int64_t pitch;
-    int k, stride, c;
-    int64_t width;
-    const float *dy;
-    int64_t dy_pitch;
     float *dw;
-    int64_t wpitch;
-    float *db;
-} dd_depthwise_dw;
+} dd_depthwise_backward;
 
 /* ---- batch norm (norm.c) ------------------------------------------------------------------- */
 

@@ -136,71 +136,61 @@ void check_depthwise_f32(kernel_check *k) {
     bench_depthwise(k);
 }
 
-static void plain_depthwise_dx(const dd_depthwise_dx *d, float *dx) {
+/* From the contract: every pair of a pixel and an output pixel that meet, in double. */
+static void plain_depthwise_backward(const dd_depthwise_backward *d, float *dx, double *dw) {
     for (int64_t i = 0; i < d->width; i++)
         for (int c = 0; c < d->c; c++) {
             double sum = 0.0;
-            for (int r = 0; r < d->k; r++)
-                for (int s = 0; s < d->k; s++)
-                    for (int64_t out = 0; out < d->out_width; out++)
-                        if (d->dy_rows[r] && out * d->stride + s == d->x_begin + i)
-                            sum += (double)d->dy_rows[r][out * d->dy_pitch + c] *
-                                   (double)d->w[(r * d->k + s) * d->wpitch + c];
+            for (int tap = 0; tap < d->k * d->k; tap++)
+                for (int64_t out = 0; out < d->out_width; out++) {
+                    const float *row = d->dy_rows[tap / d->k];
+                    if (!row || out * d->stride + tap % d->k != d->x_begin + i)
+                        continue;
+                    const double dy = (double)row[out * d->dy_pitch + c];
+                    sum += dy * (double)d->w[tap * d->wpitch + c];
+                    dw[tap * d->wpitch + c] += dy * (double)d->x[i * d->pitch + c];
+                }
             dx[i * d->dx_pitch + c] = (float)sum;
         }
 }
 
-static void bench_depthwise_gradients(kernel_check *k, bool weights) {
+static void bench_depthwise_backward(kernel_check *k) {
     static const struct {
         int k, stride, c, width;
     } shapes[] = {{3, 1, 16, 160}, {3, 1, 72, 80},  {3, 2, 64, 80}, {5, 1, 64, 10},
                   {5, 1, 64, 40},  {5, 1, 120, 40}, {5, 2, 72, 40}};
     for (size_t i = 0; k->bench && i < sizeof shapes / sizeof *shapes; i++) {
         const int side = shapes[i].k, stride = shapes[i].stride, c = shapes[i].c;
-        const int64_t width = shapes[i].width, in_width = (width - 1) * stride + side;
-        const double work = 2.0 * side * side * (double)(c * width);
+        const int64_t width = shapes[i].width;
+        const double share = stride == 1 ? 1.0 : (side / 2 + 1.0) / side;
         char label[64];
         snprintf(label, sizeof label, "k%d s%d c=%d width=%d", side, stride, c, shapes[i].width);
         kernel_begin(k, "bench");
         const float *rows[DEPTHWISE_ROWS];
-        float *w = bench_floats(k, side * side * c);
-        if (weights) {
-            for (int r = 0; r < side; r++)
-                rows[r] = bench_floats(k, in_width * c);
-            const dd_depthwise_dw d = {.rows = rows,
-                                       .pitch = c,
-                                       .k = side,
-                                       .stride = stride,
-                                       .c = c,
-                                       .width = width,
-                                       .dy = bench_floats(k, width * c),
-                                       .dy_pitch = c,
-                                       .dw = w,
-                                       .wpitch = c};
-            KERNEL_BENCH(k, label, work, "GFLOP/s", k->fast->depthwise_dw_f32(&d));
-        } else {
-            for (int r = 0; r < side; r++) /* stride 2: every other row meets an output row */
-                rows[r] = r % stride == 0 ? bench_floats(k, width * c) : NULL;
-            const dd_depthwise_dx d = {.dy_rows = rows,
-                                       .dy_pitch = c,
-                                       .out_width = width,
-                                       .k = side,
-                                       .stride = stride,
-                                       .c = c,
-                                       .x_begin = side / 2,
-                                       .width = width * stride,
-                                       .w = w,
-                                       .wpitch = c,
-                                       .dx = bench_floats(k, width * stride * c),
-                                       .dx_pitch = c};
-            const double share = stride == 1 ? 1.0 : (side / 2 + 1.0) / side;
-            KERNEL_BENCH(k, label, work * share, "GFLOP/s", k->fast->depthwise_dx_f32(&d));
-        }
+        for (int r = 0; r < side; r++) /* stride 2: every other row meets an output row */
+            rows[r] = r % stride == 0 ? bench_floats(k, width * c) : NULL;
+        const dd_depthwise_backward d = {.dy_rows = rows,
+                                         .dy_pitch = c,
+                                         .out_width = width,
+                                         .k = side,
+                                         .stride = stride,
+                                         .c = c,
+                                         .x_begin = side / 2,
+                                         .width = width * stride,
+                                         .x = bench_floats(k, width * stride * c),
+                                         .pitch = c,
+                                         .w = bench_floats(k, side * side * c),
+                                         .wpitch = c,
+                                         .dx = bench_floats(k, width * stride * c),
+                                         .dx_pitch = c,
+                                         .dw = bench_floats(k, side * side * c)};
+        KERNEL_BENCH(k, label, 4.0 * side * side * (double)(c * width) * share, "GFLOP/s",
+                     k->fast->depthwise_backward_f32(&d));
         kernel_end(k);
     }
 }
 
-void check_depthwise_dx_f32(kernel_check *k) {
+void check_depthwise_backward_f32(kernel_check *k) {
     bool good = true;
     for (int i = 0; i < 300 && good; i++) {
         const depthwise_shape s = draw_depthwise(k);
@@ -208,92 +198,46 @@ void check_depthwise_dx_f32(kernel_check *k) {
         for (int r = 0; r < s.k; r++)
             rows[r] = kernel_draw(k, 0, 3) ? kernel_matrix(k, s.width, s.c, s.pitch) : NULL;
         const int64_t begin = kernel_draw(k, 0, s.in_width - 1);
-        dd_depthwise_dx d = {.dy_rows = rows,
-                             .dy_pitch = s.pitch,
-                             .out_width = s.width,
-                             .k = s.k,
-                             .stride = s.stride,
-                             .c = s.c,
-                             .x_begin = kernel_draw(k, 0, 1) ? begin : s.k / 2,
-                             .w = kernel_matrix(k, s.k * s.k, s.c, s.wpitch),
-                             .wpitch = s.wpitch,
-                             .dx_pitch = s.out_pitch};
+        dd_depthwise_backward d = {.dy_rows = rows,
+                                   .dy_pitch = s.pitch,
+                                   .out_width = s.width,
+                                   .k = s.k,
+                                   .stride = s.stride,
+                                   .c = s.c,
+                                   .x_begin = kernel_draw(k, 0, 1) ? begin : s.k / 2,
+                                   .pitch = s.c + kernel_draw(k, 0, 5),
+                                   .w = kernel_matrix(k, s.k * s.k, s.c, s.wpitch),
+                                   .wpitch = s.wpitch,
+                                   .dx_pitch = s.out_pitch};
         /* the padded row may be longer than what the outputs read */
         d.width = s.in_width + kernel_draw(k, 0, 3) - d.x_begin;
+        d.x = kernel_matrix(k, d.width, s.c, d.pitch);
         float *dx = kernel_matrix(k, d.width, s.c, s.out_pitch), *ref = kernel_twin(k, dx);
         float *want = kernel_twin(k, dx);
-        plain_depthwise_dx(&d, want);
+        float *dw = kernel_matrix(k, s.k * s.k, s.c, s.wpitch), *dw_ref = kernel_twin(k, dw);
+        float *dw_want = kernel_twin(k, dw);
+        static double exact[DEPTHWISE_ROWS * DEPTHWISE_ROWS * 96];
+        for (int64_t j = 0; j < s.k * s.k * s.wpitch; j++)
+            exact[j] = j % s.wpitch < s.c ? (double)dw[j] : 0.0;
+        plain_depthwise_backward(&d, want, exact);
+        for (int64_t j = 0; j < s.k * s.k * s.wpitch; j++)
+            if (j % s.wpitch < s.c)
+                dw_want[j] = (float)exact[j];
         d.dx = dx;
-        k->fast->depthwise_dx_f32(&d);
+        d.dw = dw;
+        k->fast->depthwise_backward_f32(&d);
         d.dx = ref;
-        k->ref->depthwise_dx_f32(&d);
+        d.dw = dw_ref;
+        k->ref->depthwise_backward_f32(&d);
         kernel_same(k, "dx against ref", dx, ref);
         kernel_close(k, "dx", dx, want, d.width, s.c, s.out_pitch, depthwise_bound(s.k * s.k),
                      1e-6);
+        kernel_same(k, "dw against ref", dw, dw_ref);
+        kernel_close(k, "dw", dw, dw_want, s.k * s.k, s.c, s.wpitch,
+                     depthwise_bound((int)s.width + 1), 1e-6);
         good = kernel_end(k);
     }
-    bench_depthwise_gradients(k, false);
-}
-
-static void plain_depthwise_dw(const dd_depthwise_dw *d, float *dw, float *db) {
-    for (int c = 0; c < d->c; c++) {
-        for (int r = 0; r < d->k; r++)
-            for (int s = 0; s < d->k; s++) {
-                float *at = dw + (r * d->k + s) * d->wpitch + c;
-                double sum = (double)*at;
-                for (int64_t x = 0; x < d->width; x++)
-                    sum += (double)d->rows[r][(x * d->stride + s) * d->pitch + c] *
-                           (double)d->dy[x * d->dy_pitch + c];
-                *at = (float)sum;
-            }
-        double sum = db ? (double)db[c] : 0.0;
-        for (int64_t x = 0; x < d->width; x++)
-            sum += (double)d->dy[x * d->dy_pitch + c];
-        if (db)
-            db[c] = (float)sum;
-    }
-}
-
-void check_depthwise_dw_f32(kernel_check *k) {
-    bool good = true;
-    for (int i = 0; i < 300 && good; i++) {
-        const depthwise_shape s = draw_depthwise(k);
-        const float *rows[DEPTHWISE_ROWS];
-        for (int r = 0; r < s.k; r++)
-            rows[r] = kernel_matrix(k, s.in_width, s.c, s.pitch);
-        dd_depthwise_dw d = {.rows = rows,
-                             .pitch = s.pitch,
-                             .k = s.k,
-                             .stride = s.stride,
-                             .c = s.c,
-                             .width = s.width,
-                             .dy_pitch = s.out_pitch,
-                             .wpitch = s.wpitch};
-        d.dy = kernel_matrix(k, s.width, s.c, s.out_pitch);
-        float *dw = kernel_matrix(k, s.k * s.k, s.c, s.wpitch), *ref = kernel_twin(k, dw);
-        float *want = kernel_twin(k, dw), *db = NULL, *db_ref = NULL, *db_want = NULL;
-        if (kernel_draw(k, 0, 1)) {
-            db = kernel_floats(k, s.c);
-            db_ref = kernel_twin(k, db);
-            db_want = kernel_twin(k, db);
-        }
-        plain_depthwise_dw(&d, want, db_want);
-        d.dw = dw;
-        d.db = db;
-        k->fast->depthwise_dw_f32(&d);
-        d.dw = ref;
-        d.db = db_ref;
-        k->ref->depthwise_dw_f32(&d);
-        const double bound = depthwise_bound((int)s.width + 1);
-        kernel_same(k, "dw against ref", dw, ref);
-        kernel_close(k, "dw", dw, want, s.k * s.k, s.c, s.wpitch, bound, 1e-6);
-        if (db) {
-            kernel_same(k, "db against ref", db, db_ref);
-            kernel_close(k, "db", db, db_want, 1, s.c, s.c, bound, 1e-6);
-        }
-        good = kernel_end(k);
-    }
-    bench_depthwise_gradients(k, true);
+    bench_depthwise_backward(k);
 }
 
 #endif
