@@ -8,6 +8,7 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "detect/boxes.h"
 
@@ -57,6 +58,74 @@ void dd_anchor_fill(const dd_anchor_grid *g, float *out) {
                 }
         }
 }
+
+/* ---- a detector's levels ------------------------------------------------------------------- */
+
+dd_anchor_rule dd_anchor_rule_default(void) {
+    return (dd_anchor_rule){.n_strides = 3,
+                            .n_scales = 1,
+                            .n_ratios = 3,
+                            .strides = {8, 16, 32},
+                            .scales = {1},
+                            .ratios = {1, 2, 0.5},
+                            .base = 3};
+}
+
+/* One level's grid; `sizes` gets its sides, which the grid borrows with the rule's ratios. */
+static dd_anchor_grid rule_grid(const dd_anchor_rule *r, int level, int64_t height, int64_t width,
+                                double sizes[DD_ANCHOR_LIST]) {
+    int64_t stride = r->strides[level];
+    for (int i = 0; i < r->n_scales; i++)
+        sizes[i] = r->base * (double)stride * r->scales[i];
+    return (dd_anchor_grid){.rows = (height - 1) / stride + 1,
+                            .cols = (width - 1) / stride + 1,
+                            .stride = (double)stride,
+                            .n_sizes = r->n_scales,
+                            .n_ratios = r->n_ratios,
+                            .sizes = sizes,
+                            .ratios = r->ratios};
+}
+
+dd_status dd_anchor_rule_levels(const dd_anchor_rule *r, int64_t height, int64_t width,
+                                int64_t *levels) {
+    double sizes[DD_ANCHOR_LIST];
+    const int counts[3] = {r->n_strides, r->n_scales, r->n_ratios};
+    for (int i = 0; i < 3; i++)
+        if (counts[i] < 1 || counts[i] > DD_ANCHOR_LIST)
+            return dd_fail(DD_EVALUE,
+                           "anchors: %d strides, %d scales and %d ratios came, 1 to %d are needed",
+                           counts[0], counts[1], counts[2], DD_ANCHOR_LIST);
+    if (height < 1 || width < 1)
+        return dd_fail(DD_EVALUE, "anchors: images of %lld x %lld came, 1 or more was needed",
+                       (long long)height, (long long)width);
+    int64_t total = 0, offsets[DD_ANCHOR_LIST + 1] = {0};
+    for (int level = 0; level < r->n_strides; level++) {
+        int64_t count = 0;
+        if (r->strides[level] < 1)
+            return dd_fail(DD_EVALUE, "anchors: stride %d is %lld, 1 or more was needed", level,
+                           (long long)r->strides[level]);
+        dd_anchor_grid grid = rule_grid(r, level, height, width, sizes);
+        DD_TRY(dd_anchor_count(&grid, &count));
+        total += count; /* at most 16 times 2^31 */
+        offsets[level + 1] = total;
+    }
+    if (total > INT32_MAX)
+        return dd_fail(DD_EVALUE, "anchors: %lld came, at most %d are possible", (long long)total,
+                       INT32_MAX);
+    memcpy(levels, offsets, (size_t)(r->n_strides + 1) * sizeof *levels);
+    return DD_OK;
+}
+
+void dd_anchor_rule_fill(const dd_anchor_rule *r, int64_t height, int64_t width, float *out) {
+    double sizes[DD_ANCHOR_LIST];
+    for (int level = 0; level < r->n_strides; level++) {
+        dd_anchor_grid grid = rule_grid(r, level, height, width, sizes);
+        dd_anchor_fill(&grid, out);
+        out += 4 * grid.rows * grid.cols * grid.n_sizes * grid.n_ratios;
+    }
+}
+
+/* ---- the index ----------------------------------------------------------------------------- */
 
 static int64_t block_count(int64_t count) {
     return (count + DD_ANCHOR_BLOCK - 1) / DD_ANCHOR_BLOCK;

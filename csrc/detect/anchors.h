@@ -27,6 +27,29 @@ dd_status dd_anchor_count(const dd_anchor_grid *grid, int64_t *count);
  * Computed in double, rounded once. The grid has passed dd_anchor_count. Cannot fail. */
 void dd_anchor_fill(const dd_anchor_grid *grid, float *out);
 
+/* How a detector's heads are laid out: a level a stride, fine to coarse, whose cells carry an
+ * anchor of side base * stride * scale for each scale and ratio. At most DD_ANCHOR_LIST of each. */
+enum { DD_ANCHOR_LIST = 16 };
+
+typedef struct dd_anchor_rule {
+    int n_strides, n_scales, n_ratios;
+    int64_t strides[DD_ANCHOR_LIST]; /* pixels a cell */
+    double scales[DD_ANCHOR_LIST], ratios[DD_ANCHOR_LIST];
+    double base; /* a level's base size in strides */
+} dd_anchor_rule;
+
+/* Strides 8, 16, 32; scale 1; ratios 1, 2, 0.5; base 3. */
+dd_anchor_rule dd_anchor_rule_default(void);
+
+/* The levels' offsets for images of height x width: levels[0..n_strides], the last being the
+ * number of anchors; a level has ceil(side / stride) cells an axis. Fails with DD_EVALUE on lists
+ * that are empty or too long, numbers that are not positive, and as dd_anchor_count does. */
+dd_status dd_anchor_rule_levels(const dd_anchor_rule *rule, int64_t height, int64_t width,
+                                int64_t *levels);
+
+/* out: (levels[n_strides], 4). The rule and sizes have passed dd_anchor_rule_levels. */
+void dd_anchor_rule_fill(const dd_anchor_rule *rule, int64_t height, int64_t width, float *out);
+
 /* Anchors as separate columns, with bounds of every 64 neighbours: a search for the anchors near
  * an object skips whole blocks. Any anchors in any order are right; order only helps speed. */
 enum { DD_ANCHOR_BLOCK = 64 };

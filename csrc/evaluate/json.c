@@ -70,10 +70,7 @@ static void skip_space(dd_json *json) {
     json->at = (size_t)(p - json->text);
 }
 
-/* Length of the valid UTF-8 sequence at p (its first byte is >= 0x80), 0 if it is none: overlong
- * forms, surrogates and code points beyond U+10FFFF are none. Reads no further than the first
- * wrong byte, so the NUL after the text stops it. */
-static size_t utf8_length(const unsigned char *p) {
+size_t dd_utf8_length(const unsigned char *p) {
     unsigned char a = p[0];
     if (a >= 0xc2 && a <= 0xdf)
         return (p[1] & 0xc0) == 0x80 ? 2 : 0;
@@ -145,7 +142,7 @@ static dd_status read_string(dd_json *json, dd_json_text *out) {
             escaped = true;
             DD_TRY(pass_escape(json));
         } else if (*q >= 0x80) {
-            size_t n = utf8_length(q);
+            size_t n = dd_utf8_length(q);
             if (!n)
                 return dd_json_fail(json, "a string is not valid UTF-8");
             json->at += n;

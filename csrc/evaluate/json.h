@@ -107,6 +107,11 @@ bool dd_json_is(const dd_json_text *text, const char *word); /* `word` needs no 
  * no NUL is added. */
 size_t dd_json_unescape(const dd_json_text *text, char *out);
 
+/* Length of the valid UTF-8 sequence at p, whose first byte is >= 0x80, 0 if it is none: overlong
+ * forms, surrogates and code points beyond U+10FFFF are none. Reads no further than the first wrong
+ * byte, so a NUL after a text stops it. */
+size_t dd_utf8_length(const unsigned char *p);
+
 /* The nearest double to digits · 10^exponent as it is written in text[0..length), whose grammar
  * has been checked and which some other byte follows. Infinity when it is out of range. */
 double dd_json_decimal(const char *text, size_t length);
