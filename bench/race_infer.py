@@ -18,7 +18,7 @@ import numpy as np
 import deepseek_det as dd
 
 import peers  # isort: skip
-from nets import NETS, Contest, Entry, prepare  # isort: skip
+from race_nets import NETS, Contest, Entry, prepare  # isort: skip
 from racing import geometric_mean, interleave, machine, median, record, table  # isort: skip
 
 PEERS: dict[str, Callable[[Path, np.ndarray, int], peers.Run]] = {

@@ -139,6 +139,7 @@
 #include "graph/channels.h"
 #include "graph/graph.h"
 #include "graph/interpret.h"
+#include "graph/machine.h"
 #include "graph/optim.h"
 #include "graph/plan.h"
 #include "graph/rewrite.h"

@@ -321,6 +321,8 @@ class Arena:
 class _Step(TypedDict):
     pattern: str
     name: str
+    nodes: list[int]
+    shape: tuple[int, ...] | None
     milliseconds: float
     macs: int
     bytes: int
@@ -375,6 +377,15 @@ class _Op(TypedDict):
     gradient: bool
     fields: list[_Field]
 
+class _Machine(TypedDict):
+    isa: str
+    threads: int
+    flops: float
+    bytes_per_second: float
+    clock_seconds: float
+
+# takes a tenth of a second
+def measure_machine() -> _Machine: ...
 def ops() -> list[_Op]: ...
 def optim_apply(
     store: Store,

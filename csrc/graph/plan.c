@@ -457,6 +457,20 @@ static dd_status allocate(dd_plan *plan) {
     return dd_alloc_array(plan->n_values + 1, sizeof(void *), &plan->data);
 }
 
+/* Bytes of a node's weights and of the gradients that it adds to the flat one: no step lists
+ * entries among its values. */
+static int64_t entry_bytes(const dd_plan *plan, const dd_node *n) {
+    int64_t bytes = 0;
+    for (int k = 0; k < n->n_in; k++)
+        if (n->in[k] >= 0 && plan->values[n->in[k]].place == DD_AT_ENTRY && dd_reads_data(n, k))
+            bytes += dd_type_count(&plan->values[n->in[k]].type) * (int64_t)sizeof(float);
+    for (int k = 0; k < n->n_out; k++)
+        if (n->out[k] >= 0 && dd_gradient_entry(plan, n->out[k]) >= 0)
+            bytes += dd_type_count(&plan->values[n->out[k]].type) * (int64_t)sizeof(float);
+    return bytes;
+}
+
+/* An opaque backward node counts twice its forward, as in dd_graph_macs(). */
 static void count_work(dd_plan *plan) {
     dd_type in[3 * DD_MANY + DD_MAX_SAVED];
     for (size_t i = 0; i < plan->n_steps; i++) {
@@ -465,8 +479,9 @@ static void count_work(dd_plan *plan) {
             const dd_node *n = &plan->graph->nodes[s->nodes[k]];
             for (int j = 0; j < n->n_in; j++)
                 in[j] = n->in[j] >= 0 ? plan->values[n->in[j]].type : (dd_type){.rank = -1};
-            if (n->op->macs && !n->backward)
-                s->macs += n->op->macs(n, in);
+            if (n->op->macs)
+                s->macs += n->op->macs(n, in) * (n->backward ? 2 : 1);
+            s->bytes += entry_bytes(plan, n);
         }
         for (int k = 0; k < s->n_reads; k++)
             s->bytes += dd_type_count(&plan->values[s->reads[k]].type) *
@@ -549,6 +564,10 @@ dd_step_report dd_plan_step(const dd_plan *plan, int step) {
     const dd_step *s = &plan->steps[step];
     return (dd_step_report){.pattern = s->pattern,
                             .name = s->n_nodes ? plan->graph->nodes[s->nodes[0]].name : "",
+                            .nodes = s->nodes,
+                            .n_nodes = s->n_nodes,
+                            .type = s->n_writes ? plan->values[s->writes[s->n_writes - 1]].type
+                                                : (dd_type){.rank = -1},
                             .milliseconds = s->seconds * 1e3,
                             .macs = s->macs,
                             .bytes = s->bytes,

@@ -39,10 +39,15 @@ typedef struct dd_binding {
 dd_status dd_plan_forward(dd_plan *plan, const dd_binding *b);
 dd_status dd_plan_backward(dd_plan *plan, const dd_binding *b);
 
-/* One line a step: its pattern, nodes, milliseconds of the last run (when profiling is on), MACs
- * and bytes moved. */
+/* One line a step: its pattern, the nodes that it covers (indices of the graph's), what it makes,
+ * milliseconds of the last run (when profiling is on; steps then run one after another), MACs, and
+ * the bytes that it can't do without: every stored operand and weight read once, every result
+ * written once. */
 typedef struct dd_step_report {
-    const char *pattern, *name;
+    const char *pattern, *name; /* of the first node */
+    const int *nodes;
+    int n_nodes;
+    dd_type type; /* of the last value that it stores; rank -1 where it stores none */
     double milliseconds;
     int64_t macs, bytes;
     bool backward;

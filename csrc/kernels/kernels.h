@@ -250,6 +250,25 @@ typedef struct dd_upsample {
     int64_t base_pitch;
 } dd_upsample;
 
+/* ---- measuring (measure.c) ---------------------------------------------------------------- */
+
+enum { DD_PEAK_FLOATS = 512 }; /* at least what any level's peak_fma_f32 works on */
+
+/* One output row of a resize with weights: y[x] = base[x] + Σ_s weight[x·taps + s] · Σ_r
+ * row_weight[r] · rows[r][at[x·taps + s]]; at most 4 rows and 4 taps. */
+typedef struct dd_resize {
+    const float *const *rows; /* pixel 0 of each */
+    const float *row_weight;
+    int n_rows, taps, c;
+    const int32_t *at;
+    const float *weight;
+    int64_t pitch, width; /* output pixels */
+    float *y;
+    int64_t y_pitch;
+    const float *base; /* or NULL */
+    int64_t base_pitch;
+} dd_resize;
+
 /* ---- the table ----------------------------------------------------------------------------- */
 
 typedef struct dd_kernels {

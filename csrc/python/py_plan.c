@@ -370,16 +370,45 @@ static PyObject *plan_backward(PyObject *self, PyObject *args) {
     return dict;
 }
 
+/* The numbers of the nodes that a step covers. */
+static PyObject *nodes_of(const dd_step_report *r) {
+    PyObject *list = PyList_New(r->n_nodes);
+    for (int i = 0; list && i < r->n_nodes; i++) {
+        PyObject *number = PyLong_FromLong(r->nodes[i]);
+        if (!number || PyList_SetItem(list, i, number) < 0)
+            Py_CLEAR(list);
+    }
+    return list;
+}
+
+/* The shape of what a step makes; None where it stores nothing. */
+static PyObject *shape_of(const dd_step_report *r) {
+    if (r->type.rank < 0)
+        return Py_NewRef(Py_None);
+    PyObject *shape = PyTuple_New(r->type.rank);
+    for (int i = 0; shape && i < r->type.rank; i++) {
+        PyObject *size = PyLong_FromLongLong((long long)r->type.dims[i]);
+        if (!size || PyTuple_SetItem(shape, i, size) < 0)
+            Py_CLEAR(shape);
+    }
+    return shape;
+}
+
 static PyObject *plan_steps(PyObject *self, PyObject *nothing) {
     (void)nothing;
     object *o = (object *)self;
     PyObject *list = PyList_New(0);
     for (int i = 0; list && i < dd_plan_steps(o->plan); i++) {
         dd_step_report r = dd_plan_step(o->plan, i);
+        PyObject *nodes = nodes_of(&r), *shape = nodes ? shape_of(&r) : NULL;
+        if (!shape)
+            Py_CLEAR(nodes);
         PyObject *item =
-            Py_BuildValue("{s:s,s:s,s:d,s:L,s:L,s:O}", "pattern", r.pattern, "name", r.name,
-                          "milliseconds", r.milliseconds, "macs", (long long)r.macs, "bytes",
-                          (long long)r.bytes, "backward", r.backward ? Py_True : Py_False);
+            shape ? Py_BuildValue("{s:s,s:s,s:N,s:N,s:d,s:L,s:L,s:O}", "pattern", r.pattern, "name",
+                                  r.name, "nodes", nodes, "shape", shape, "milliseconds",
+                                  r.milliseconds, "macs", (long long)r.macs, "bytes",
+                                  (long long)r.bytes, "backward", r.backward ? Py_True : Py_False)
+                  : NULL;
         if (!item || PyList_Append(list, item) < 0)
             Py_CLEAR(list);
         Py_XDECREF(item);
