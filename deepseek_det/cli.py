@@ -29,6 +29,7 @@ HELP = {
     "data": "data set: a folder (VOC, COCO, YOLO), a data.yaml or a COCO json",
     "device": "where to train",
     "dst": "new folder",
+    "dynamic": "the image's height and width are free, too",
     "epochs": "passes over the training images",
     "exist_ok": "use project/name even if it holds something",
     "format": "layout to write: coco, voc or yolo",
@@ -42,6 +43,8 @@ HELP = {
     "multi_scale": "share by which the image size varies from batch to batch",
     "n": "images to draw",
     "name": "folder of the run below the project",
+    "nms": "suppression inside the file",
+    "opset": "version of ONNX' operators, 13 to 21",
     "optimizer": "auto is adamw",
     "patience": "epochs without a better AP before the run ends",
     "project": "folder of the runs",
@@ -76,6 +79,7 @@ VERBS = {
     "train": Verb("train a detector on a data set", "detector", "Detector.train"),
     "val": Verb("COCO figures of a checkpoint on a data set", "detector", "Detector.val"),
     "predict": Verb("find objects on images", "detector", "Detector.predict"),
+    "export": Verb("write a detector as an ONNX file", "detector", "Detector.export"),
     "check": Verb("look for what is wrong with a data set", "data/check", "check"),
     "convert": Verb("write a data set in another layout", "data/convert", "convert"),
     "info": Verb("what a model, or this installation, is", "commands", "info_arguments"),
@@ -118,7 +122,7 @@ def _sentence(text: str) -> str:
 
 
 def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
-    if name in ("train", "val", "predict"):
+    if name in ("train", "val", "predict", "export"):
         default = "dsdet-s" if name == "train" else None
         parser.add_argument(
             "--model",
@@ -134,6 +138,18 @@ def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
         parser.add_argument("--data", metavar="PATH", help="the same, as a flag")
     if name == "convert":
         parser.add_argument("--output", metavar="PATH", required=True, help=HELP["dst"])
+    if name == "export":
+        parser.add_argument("--output", metavar="FILE", required=True, help="file.onnx to write")
+        parser.add_argument(
+            "--verify",
+            action="store_true",
+            help="run the file in onnxruntime beside the model; exit 1 where they differ",
+        )
+        parser.add_argument(
+            "--source",
+            metavar="PATH",
+            help="images for --verify: file, folder or glob; by default drawn ones",
+        )
     if name == "check":
         parser.add_argument(
             "--strict", action="store_true", help="as everywhere; a defect is exit 1 without it too"

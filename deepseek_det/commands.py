@@ -203,6 +203,27 @@ def _picture_name(r: Results, taken: set[str]) -> str:
     return name
 
 
+# ---- export ---------------------------------------------------------------------------------
+
+
+def export(call: Call) -> Made:
+    """Writes an ONNX file; under --verify, one that differs from the model is exit 1."""
+    from deepseek_det.onnx.export import Options
+    from deepseek_det.onnx.verify import verify
+
+    detector = Detector(call.model)
+    given = call.only("opset", "nms", "conf", "iou", "max_det", "imgsz", "dynamic")
+    path = detector.export(call.output, **given)
+    made: dict[str, Any] = {"output": str(path), "bytes": path.stat().st_size, "opset": call.opset}
+    call.tell(f"{path}: {made['bytes']:,} bytes, opset {call.opset}")
+    if not call.verify:
+        return made, ""
+    found = verify(detector, path, call.source, Options(**given))
+    call.tell(str(found))
+    made["verified"] = {"ok": found.ok, "detections": found.count, **found.worst()}
+    return made, "" if found.ok else f"export: verify: {found.verdict()}"
+
+
 # ---- data -----------------------------------------------------------------------------------
 
 

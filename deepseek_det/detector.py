@@ -256,12 +256,32 @@ class Detector(Model):
         """Writes a checkpoint: atomically, tensors only, readable by torch.load too."""
         checkpoint.write(path, self.meta_dict(), self.state_dict())
 
-    def export(self, path: str | os.PathLike[str], opset: int = 17) -> None:
-        """Always raises Error: this version writes checkpoints, no ONNX files yet."""
-        raise Error(
-            f"export: {path} can't be written: this version has no ONNX yet; `save` writes a "
-            "checkpoint, which torch.load reads, and its meta.graph describes the net"
-        )
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        opset: int = 17,
+        nms: bool = False,
+        conf: float = 0.25,
+        iou: float = 0.7,
+        max_det: int = 300,
+        imgsz: int | None = None,
+        dynamic: bool = False,
+    ) -> Path:
+        """Writes the deployed net with its decoding as an ONNX file; returns its path.
+
+        Input ``images`` (N, 3, imgsz, imgsz) float32, RGB from 0 to 1, letterboxed; N is free.
+        Output ``output0`` (N, 4 + classes, A) float32: centre x, centre y, width and height in the
+        input's pixels, then a score a class. nms: ``output0`` is (N, max_det, 6) instead, x0 y0 x1
+        y1 score class as `predict` finds them, best first, then rows of zeros; conf, iou, max_det
+        are that NMS'. opset: 13 to 21. imgsz: None for the size it was trained at. dynamic: the
+        image's height and width are free, too, in multiples of 32. The metadata say names, stride
+        and imgsz. docs/onnx.md shows what to do with the file.
+        Raises ValueError on arguments, Error without the onnx package or where the net has an
+        operator that ONNX lacks, OSError where the file can't be written.
+        """
+        from deepseek_det.onnx.export import Options, export
+
+        return export(self, path, Options(opset, nms, conf, iou, max_det, imgsz, dynamic))
 
     def meta_dict(self) -> dict[str, Any]:
         """What a checkpoint says beside the parameters."""

@@ -89,7 +89,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         [],
         ["fly"],
-        ["export"],  # not listed before it works
+        ["export"],
         ["train", "--data"],
         ["train"],
         ["train", "--data", "x", "--epoch", "3"],  # no abbreviations
