@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
+import plan_nets
 import pytest
 
 from deepseek_det import _core, nn
@@ -17,7 +19,7 @@ from deepseek_det.models.blocks import (
 )
 from deepseek_det.models.pan import PAN
 
-PATTERNS = 7  # rows of graph/steps.def
+PATTERNS = (Path(__file__).parents[1] / "csrc/graph/steps.def").read_text().count("DD_PATTERN(")
 
 
 class Net(nn.Module):
@@ -67,6 +69,7 @@ class Branches(nn.Module):
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
+    **plan_nets.NETS,
     "conv 1x1": lambda: Net(nn.Conv2d(5, 9, 1), nn.ReLU()),
     "conv 3x3 s2": lambda: Net(nn.Conv2d(5, 9, 3, 2, 1, bias=False)),
     "conv 5x5 s3 p1": lambda: Net(nn.Conv2d(5, 9, 5, 3, 1)),
@@ -160,7 +163,10 @@ def test_plan_training_equals_interpreter(name: str, shape: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("without", [1 << i for i in range(PATTERNS)] + [(1 << PATTERNS) - 1])
-@pytest.mark.parametrize("name", ["inverted residual", "repvgg", "pyramid", "branches"])
+@pytest.mark.parametrize(
+    "name",
+    ["inverted residual", "repvgg", "pyramid", "branches", "pools", "arithmetic", "cuts"],
+)
 def test_plan_without_a_pattern_stays_right(name: str, without: int) -> None:
     graph, store = trace(NETS[name]())
     x = np.random.default_rng(1).standard_normal(SHAPES[0]).astype(np.float32)

@@ -118,6 +118,10 @@ static bool is_concat(const dd_node *n) {
     return n->op == &dd_op_concat;
 }
 
+static bool is_cut(const dd_node *n) {
+    return !n->backward && (n->op == &dd_op_split || n->op == &dd_op_slice);
+}
+
 /* A reshape, or the dequantize of an input that is given as floats. */
 static bool is_reshape(const dd_plan *plan, const dd_node *n) {
     return (n->op->flags & DD_OP_VIEW) != 0 || (n->op == &dd_op_dequantize && !n->backward &&
@@ -227,6 +231,57 @@ static bool move_through(dd_plan *plan, const dd_node *n) {
     return true;
 }
 
+/* Where output `i` of a split or a slice lies in the input: `*before` positions along `*axis`.
+ * False for a slice of several axes or with a step. */
+static bool cut_place(const dd_plan *plan, const dd_node *n, int i, int *axis, int64_t *before) {
+    const dd_type *x = &plan->values[n->in[0]].type;
+    *before = 0;
+    if (n->op == &dd_op_split) {
+        *axis = axis_of(n, x->rank); /* `axis` comes first in both structs */
+        for (int k = 0; k < i; k++)
+            *before += plan->values[n->out[k]].type.dims[*axis];
+        return true;
+    }
+    const dd_slice_params *p = n->params;
+    const dd_type *y = &plan->values[n->out[0]].type;
+    *axis = -1;
+    for (int64_t k = 0; k < p->starts.n; k++) {
+        int at = (int)(p->axes.n ? p->axes.v[k] : k);
+        at = at < 0 ? at + x->rank : at;
+        if (p->steps.n > k && p->steps.v[k] != 1)
+            return false;
+        if (y->dims[at] == x->dims[at])
+            continue;
+        if (*axis >= 0)
+            return false;
+        int64_t start = p->starts.v[k] < 0 ? p->starts.v[k] + x->dims[at] : p->starts.v[k];
+        *axis = at;
+        *before = start < 0 ? 0 : start;
+    }
+    *axis = *axis < 0 ? x->rank - 1 : *axis;
+    return true;
+}
+
+/* The pieces of a split or a slice become windows of what they are cut from. */
+static bool cut_pieces(dd_plan *plan, const dd_node *n) {
+    const dd_pvalue *x = &plan->values[n->in[0]];
+    if (x->pending != DD_STORED || x->type.rank < 2)
+        return false;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < n->n_out; i++) {
+            int axis;
+            int64_t before;
+            if (!cut_place(plan, n, i, &axis, &before) || !can_move(plan, n->out[i]))
+                return false;
+            int64_t at = part_offset(plan, n->in[0], n->out[i], axis, before);
+            if (at < 0)
+                return false;
+            if (pass)
+                set_window(plan, n->out[i], n->in[0], at, x->pitch, x->image);
+        }
+    return true;
+}
+
 /* `to` becomes `from`'s bytes with another shape. */
 static bool view_of(dd_plan *plan, int from, int to) {
     const dd_pvalue *f = &plan->values[from], *t = &plan->values[to];
@@ -286,6 +341,8 @@ void dd_layout_views(dd_plan *plan) {
             plan->view[i] = view_of(plan, dout_of(n), n->out[0]);
         else if (is_concat(n) && n->backward)
             plan->view[i] = split_gradient(plan, n);
+        else if (is_cut(n))
+            plan->view[i] = cut_pieces(plan, n);
     }
 }
 

@@ -30,3 +30,41 @@ void DD_NAME(upsample_f32)(const dd_upsample *u) {
             copy_vector(u, x, first, copies, ch, u->c - ch);
     }
 }
+
+/* ---- weighted taps ------------------------------------------------------------------------- */
+
+/* NR rows by NS taps of a pixel: the rows are summed first, then the columns. */
+V_INLINE void resize_vector(const dd_resize *r, int64_t x, float *y, int ch, int n, const int NR,
+                            const int NS) {
+    vf sum = v_zero();
+    for (int s = 0; s < NS; s++) {
+        const int64_t from = (int64_t)r->at[x * NS + s] * r->pitch + ch;
+        vf column = v_zero();
+        for (int k = 0; k < NR; k++)
+            column = v_fma(v_set1(r->row_weight[k]), V_LOAD(r->rows[k] + from, n), column);
+        sum = v_fma(v_set1(r->weight[x * NS + s]), column, sum);
+    }
+    if (r->base != NULL)
+        sum = v_add(sum, V_LOAD(r->base + x * r->base_pitch + ch, n));
+    V_STORE(y + ch, sum, n);
+}
+
+V_INLINE void resize_row(const dd_resize *r, const int NR, const int NS) {
+    for (int64_t x = 0; x < r->width; x++) {
+        float *y = r->y + x * r->y_pitch;
+        int ch = 0;
+        for (; ch + VL <= r->c; ch += VL)
+            resize_vector(r, x, y, ch, VL, NR, NS);
+        if (ch < r->c)
+            resize_vector(r, x, y, ch, r->c - ch, NR, NS);
+    }
+}
+
+void DD_NAME(resize_f32)(const dd_resize *r) {
+    if (r->n_rows == 2 && r->taps == 2)
+        resize_row(r, 2, 2);
+    else if (r->n_rows == 1 && r->taps == 2)
+        resize_row(r, 1, 2);
+    else
+        resize_row(r, r->n_rows, r->taps);
+}

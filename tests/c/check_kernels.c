@@ -21,6 +21,7 @@
 #include "kernels_depthwise.h"
 #include "kernels_elementwise.h"
 #include "kernels_gemm.h"
+#include "kernels_move.h"
 #include "kernels_measure.h"
 #include "kernels_norm.h"
 #include "kernels_optimizer.h"
