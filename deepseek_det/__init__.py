@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Detector": "detector",
     "list_models": "models",
+    "load_onnx": "onnx",
 }
 
 _SUBMODULES = (
@@ -36,6 +37,7 @@ _SUBMODULES = (
     "losses",
     "models",
     "nn",
+    "onnx",
     "ops",
     "predict",
     "report",

@@ -16,6 +16,13 @@ from deepseek_det import _core, nn
 
 FloatArray = npt.NDArray[np.float32]
 PLANS = 16
+# NumPy's types that the core takes, and their names there.
+DTYPES: dict[np.dtype[Any], str] = {
+    np.dtype(np.float32): "f32",
+    np.dtype(np.uint8): "u8",
+    np.dtype(np.int8): "s8",
+    np.dtype(np.int32): "s32",
+}
 
 
 @dataclass
@@ -51,8 +58,9 @@ class LoadReport:
 class Model:
     """A traced network that runs, trains, saves and loads; the base of `Detector`.
 
-    Input x: (N, H, W, C) uint8, or float32 in 0–1; H and W are free. Outputs are named NumPy
-    arrays. `executor` is "plan" or, for the plain C oracle, "interpret".
+    Input x: (N, H, W, C) uint8, or float32 in 0–1; H and W are free. A graph with other inputs
+    (an imported one) takes {input: array}. Outputs are named NumPy arrays. `executor` is "plan" or,
+    for the plain C oracle, "interpret".
 
     >>> from deepseek_det import nn
     >>> model = Model(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
@@ -135,10 +143,12 @@ class Model:
         for key in [key for key in self._plans if key[0] == mode]:
             del self._plans[key]
 
-    def _plan(self, mode: str, graph: _core.Graph, store: _core.Store, x: npt.NDArray[Any]) -> Any:
-        key = (mode, self.executor, x.shape, x.dtype.str)
+    def _plan(
+        self, mode: str, graph: _core.Graph, store: _core.Store, arrays: Sequence[npt.NDArray[Any]]
+    ) -> Any:
+        key = (mode, self.executor, *((x.shape, x.dtype.str) for x in arrays))
         if key not in self._plans:
-            types = [("f32" if x.dtype == np.float32 else "u8", x.shape)]
+            types = [(DTYPES[x.dtype], x.shape) for x in arrays]
             if self.executor == "plan":
                 self._plans[key] = _core.Plan(graph, store, types, arena=self.arena, seed=self.seed)
             else:
@@ -150,25 +160,25 @@ class Model:
 
     # ---- running ----------------------------------------------------------------------------
 
-    def infer(self, x: npt.ArrayLike) -> dict[str, FloatArray]:
+    def infer(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, FloatArray]:
         """The deployed network on x (N, H, W, C), uint8 or float32 0–1 → {output: array}."""
-        batch = self._images(x)
+        batch = self._arrays(x)
         with self.lock:
             graph, store = self.deployed()
             return dict(
                 zip(
                     self.outputs,
-                    self._plan("infer", graph, store, batch).forward([batch]),
+                    self._plan("infer", graph, store, batch).forward(batch),
                     strict=True,
                 )
             )
 
-    def forward(self, x: npt.ArrayLike) -> dict[str, FloatArray]:
+    def forward(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> dict[str, FloatArray]:
         """The training form: batch statistics, running ones move; keeps what `backward` needs."""
-        batch = self._images(x)
+        batch = self._arrays(x)
         with self.lock:
             plan = self._plan("train", self.training_graph(), self.store, batch)
-            out = plan.forward([batch], step=self._steps)
+            out = plan.forward(batch, step=self._steps)
             self._running = plan
             return dict(zip(self.outputs, out, strict=True))
 
@@ -263,6 +273,26 @@ class Model:
                 if name != "lock":
                     setattr(self, name, value)
 
+    def _arrays(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> list[npt.NDArray[Any]]:
+        """What came as the graph's inputs, in their order."""
+        inputs = self.graph.inputs
+        if not isinstance(x, Mapping):
+            if len(inputs) == 1 and inputs[0][1] == "u8":
+                return [self._images(x)]
+            x = {inputs[0][0]: x}
+        names = [name for name, *_ in inputs]
+        if set(x) != set(names):
+            raise ValueError(f"model: inputs {sorted(x)} came, {names} are needed")
+        arrays = []
+        for name, dtype, _, _ in inputs:
+            array = np.asarray(x[name])
+            if dtype == "f32" and array.dtype.kind == "f":
+                array = array.astype(np.float32, copy=False)
+            if DTYPES.get(array.dtype) not in (dtype, "f32" if dtype == "u8" else dtype):
+                raise TypeError(f"model: input {name!r} is {array.dtype}, {dtype} is needed")
+            arrays.append(np.ascontiguousarray(array))
+        return arrays
+
     def _images(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         batch = np.asarray(x)
         if batch.dtype not in (np.uint8, np.float32):
@@ -331,9 +361,9 @@ class Model:
             free = zip((1, 64, 64, 3), self.graph.inputs[0][2], strict=True)
             shape = [size if size > 0 else some for some, size in free]
             x = np.random.default_rng(0).random(shape, np.float32)
-            before = self._plan("undeployed", self.graph, self.store, x).forward([x])
+            before = self._plan("undeployed", self.graph, self.store, [x]).forward([x])
             graph, store = self.deployed()
-            after = self._plan("infer", graph, store, x).forward([x])
+            after = self._plan("infer", graph, store, [x]).forward([x])
             self._set(graph, store)
             return max(
                 float(np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-30))

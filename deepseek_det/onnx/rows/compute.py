@@ -1,0 +1,276 @@
+"""Rows with weights: convolutions, matrix products, norms; and the quantization border."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from deepseek_det.onnx import layout
+from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, operator
+from deepseek_det.onnx.dims import Size, unequal
+from deepseek_det.onnx.ir import Array, Node
+from deepseek_det.onnx.layout import Val
+from deepseek_det.onnx.rows.elementwise import binary, float_val, with_number
+from deepseek_det.onnx.rows.pool import Windows, as_before, as_map
+from deepseek_det.onnx.rows.shape import broadcast, widened
+
+
+def weight(b: Builder, node: Node, i: int, decay: bool, dims: tuple[int, ...] = ()) -> int:
+    """Input i as a parameter that learns, or as a value of the graph stored in the file's order.
+
+    dims: another shape of the same elements.
+    """
+    value = b.value(node, i)
+    if isinstance(value, Const):
+        array = value.array.reshape(dims) if dims else value.array
+        return b.parameter(value, array, decay=decay)
+    v = layout.in_order(b, value)
+    if dims:
+        return b.emit("reshape", [v.id], {"shape": list(dims)})
+    return v.id
+
+
+def known_dims(b: Builder, node: Node, i: int) -> list[int]:
+    """The shape of input i, which must not be free."""
+    value = b.value(node, i)
+    dims = value.array.shape if isinstance(value, Const) else value.dims
+    return [int(d) for d in dims]
+
+
+def bias(b: Builder, node: Node, i: int, channels: int) -> list[int]:
+    """Input i as a bias, where there is one."""
+    if not b.has(node, i):
+        return []
+    if known_dims(b, node, i) != [channels]:
+        raise ValueError(f"the bias has the shape {known_dims(b, node, i)}, {[channels]} is needed")
+    return [weight(b, node, i, decay=False)]
+
+
+# ---- convolutions -----------------------------------------------------------------------------
+
+
+@operator(
+    "Conv", "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", inputs=(2, 3)
+)
+def conv(b: Builder, node: Node) -> list[Value]:
+    x = b.val(node, 0)
+    rank = x.rank
+    x = as_map(b, x)
+    shape = known_dims(b, node, 1)
+    if len(shape) != rank:
+        raise ValueError(f"the weight has {len(shape)} dimensions, x has {rank}")
+    groups = int(node.attributes.get("group", 1))
+    n, c, *map_ = x.dims
+    kernel = node.attributes.get("kernel_shape", shape[2:])
+    if list(kernel) != shape[2:]:
+        raise ValueError(f"kernel_shape is {kernel}, the weight has {shape[2:]}")
+    if groups < 1 or unequal(c, shape[1] * groups) or shape[0] % groups or 0 in shape:
+        raise ValueError(f"the weight is {shape} with {groups} groups, x has {c} channels")
+    w = Windows(node, x, rank, kernel)
+    dims = [n, shape[0], *w.out(map_)]
+    four = (*shape[:2], 1, shape[2]) if rank == 3 else ()
+    inputs = [x.id, weight(b, node, 1, True, four), *bias(b, node, 2, shape[0])]
+    params = {**w.params("stride", "pads", "dilation"), "groups": groups}
+    id = b.emit("conv", inputs, params)
+    return [as_before(Val.plain(id, dims, "f32", layout.NHWC), rank)]
+
+
+# ---- matrix products --------------------------------------------------------------------------
+
+
+@operator("Gemm", "alpha", "beta", "transA", "transB", inputs=(2, 3))
+def gemm(b: Builder, node: Node) -> list[Value]:
+    """alpha·A·B + beta·C; factors go into the constants where these are."""
+    a = layout.in_order(b, float_val(b, node, 0))
+    alpha = float(node.attributes.get("alpha", 1.0))
+    beta = float(node.attributes.get("beta", 1.0))
+    turn_a, turn_b = (bool(node.attributes.get(name, 0)) for name in ("transA", "transB"))
+    shape = known_dims(b, node, 1)
+    if a.rank != 2 or len(shape) != 2:
+        raise ValueError(f"A has {a.rank} dimensions, B has {len(shape)}, 2 are needed")
+    rows, inner = (a.dims[1], a.dims[0]) if turn_a else a.dims
+    deep, columns = shape[::-1] if turn_b else shape
+    if unequal(inner, deep):
+        raise ValueError(f"A has {inner} columns, B has {deep} rows")
+    inputs = [a.id, _scaled(b, node, 1, alpha, True)]
+    params = {"transpose_a": turn_a, "transpose_b": turn_b}
+    c = b.value(node, 2) if b.has(node, 2) else None
+    dims = (() if c is None else c.array.shape if isinstance(c, Const) else c.dims) or (1,)
+    vector = c is not None and dims[-1] == columns and all(d == 1 for d in dims[:-1])
+    if vector:
+        inputs.append(_scaled(b, node, 2, beta, False, (columns,)))
+    v = Val.plain(b.emit("matmul", inputs, params), [rows, columns])
+    if c is None or vector:
+        return [v]
+    addend = _times(c, beta) if isinstance(c, Const) else c
+    if isinstance(addend, Val) and beta != 1:
+        addend = with_number(b, "mul", addend, beta)
+    return [binary(b, "add", v, addend)]
+
+
+def _times(const: Const, factor: float) -> Const:
+    if factor == 1:
+        return const
+    array: Array = (const.array * np.float32(factor)).astype(np.float32)
+    return Const(f"{const.name}.times.{factor!r}", array)
+
+
+def _scaled(
+    b: Builder, node: Node, i: int, factor: float, decay: bool, dims: tuple[int, ...] = ()
+) -> int:
+    value = b.value(node, i)
+    if isinstance(value, Const):
+        value = _times(value, factor)
+        array = value.array.reshape(dims) if dims else value.array
+        return b.parameter(value, array, decay=decay)
+    v = layout.in_order(b, value)
+    if factor != 1:
+        v = with_number(b, "mul", v, factor)
+    return b.emit("reshape", [v.id], {"shape": list(dims)}) if dims else v.id
+
+
+@operator("Linear", inputs=(3, 3))  # made by idioms
+def linear(b: Builder, node: Node) -> list[Value]:
+    """x · W + bias, both constant."""
+    x = float_val(b, node, 0)
+    deep, columns = known_dims(b, node, 1)
+    if x.rank < 2 or unequal(x.dims[-1], deep):
+        raise ValueError(f"{x.dims} times {[deep, columns]}")
+    x = layout.in_order(b, x)
+    inputs = [x.id, weight(b, node, 1, True), *bias(b, node, 2, columns)]
+    return [Val.plain(b.emit("matmul", inputs, {}), [*x.dims[:-1], columns])]
+
+
+@operator("MatMul", inputs=(2, 2))
+def matmul(b: Builder, node: Node) -> list[Value]:
+    """With a constant that has two dimensions it is a layer whose weight learns."""
+    values = [b.value(node, i) for i in (0, 1)]
+    operands = []
+    for i, value in enumerate(values):
+        if isinstance(value, Const):
+            array = value.array
+            if array.ndim < 1:
+                raise ValueError("an operand is a number")
+            role = "trainable" if array.ndim == 2 and value.learned else "constant"
+            id = b.parameter(value, array, role=role, decay=role == "trainable")
+            operands.append(Val.plain(id, array.shape))
+        else:
+            operands.append(float_val(b, node, i))
+    x, y = operands
+    if not x.rank or not y.rank:
+        raise ValueError("an operand is a number")
+    vector_x, vector_y = x.rank == 1, y.rank == 1
+    if vector_x:
+        x = replace(x, logical=((), *x.logical))
+    if vector_y:
+        y = replace(y, logical=(*y.logical, ()))
+    v = product_of(b, x, y)
+    if vector_y:
+        v = replace(v, logical=v.logical[:-1])
+    if vector_x:
+        at = v.rank - (1 if vector_y else 2)
+        v = replace(v, logical=(*v.logical[:at], *v.logical[at + 1 :]))
+    return [v]
+
+
+def product_of(b: Builder, x: Val, y: Val) -> Val:
+    """x (…, M, K) times y (…, K, N), leading axes broadcast; transposes go into it."""
+    if unequal(x.dims[-1], y.dims[-2]):
+        raise ValueError(f"{x.dims} times {y.dims}")
+    lead = _leading(x.dims[:-2], y.dims[:-2])
+    stored = []
+    for v in (x, y):
+        own: list[Size] = list(v.dims[:-2])
+        if any(d != 1 for d in own) and (own != lead):
+            v = broadcast(b, widened(v, len(lead) + 2), [*lead, *v.dims[-2:]])
+        elif not any(d != 1 for d in own) and own:
+            v = replace(v, logical=v.logical[len(own) :]) if len(lead) else v
+        stored.append(v)
+    params = {}
+    ids = []
+    for v, name in zip(stored, ("transpose_a", "transpose_b"), strict=True):
+        perm = list(range(v.rank))
+        turned = [*perm[:-2], perm[-1], perm[-2]]
+        turn = list(v.order(raw=True)) == turned and bool(v.logical[-1] and v.logical[-2])
+        ids.append(layout.by_axes(b, v, turned if turn else perm).id)
+        params[name] = turn
+    id = b.emit("matmul", ids, params)
+    dims = [x.dims[-2], y.dims[-1]]
+    wide = max(v.rank for v in stored) > 2
+    made = Val.plain(id, [*lead, *dims] if wide else dims)
+    return made if wide else widened(made, len(lead) + 2)
+
+
+def _leading(a: tuple[Size, ...], c: tuple[Size, ...]) -> list[Size]:
+    from deepseek_det.onnx.rows.elementwise import broadcast_dims
+
+    n = max(len(a), len(c))
+    return broadcast_dims([(1,) * (n - len(a)) + a, (1,) * (n - len(c)) + c])
+
+
+# ---- norms ------------------------------------------------------------------------------------
+
+
+@operator("BatchNormalization", "epsilon", "momentum", "spatial", "training_mode", inputs=(5, 5))
+def batch_norm(b: Builder, node: Node) -> list[Value]:
+    """Its running statistics are state; the engine's own deployment folds it into a convolution."""
+    if node.attributes.get("training_mode", 0) or len([n for n in node.outputs if n]) > 1:
+        raise Unsupported("training_mode is on, which is not supported")
+    x = float_val(b, node, 0)
+    if x.rank < 2 or node.attributes.get("spatial", 1) != 1:
+        raise Unsupported(f"x has {x.rank} dimensions")
+    channels = x.dims[1]
+    for i in range(1, 5):
+        if known_dims(b, node, i) != [channels]:
+            raise ValueError(f"input {i} has the shape {known_dims(b, node, i)}, x is {x.dims}")
+    x = layout.by_axes(b, x, [0, *range(2, x.rank), 1])
+    eps = float(node.attributes.get("epsilon", 1e-5))
+    momentum = 1.0 - float(node.attributes.get("momentum", 0.9))
+    params: dict[str, Any] = {"eps": eps, "momentum": momentum}
+    values = [b.value(node, i) for i in range(1, 5)]
+    inputs = []
+    for i, value in enumerate(values):
+        if isinstance(value, Const):
+            role = "trainable" if i < 2 else "state"
+            tag = "" if i < 2 else "running"
+            inputs.append(b.parameter(value, value.array, tag, role))
+        else:
+            inputs.append(layout.in_order(b, value).id)
+    return [replace(x, id=b.emit("batch_norm", [x.id, *inputs], params))]
+
+
+# ---- quantization -----------------------------------------------------------------------------
+
+_BYTES = {np.dtype(np.uint8): "u8", np.dtype(np.int8): "s8"}
+
+
+def _scale_and_zero(b: Builder, node: Node) -> tuple[dict[str, Any], np.dtype[Any]]:
+    scale = b.number(node, 1, "the scale")
+    zero, dtype = 0.0, np.dtype(np.uint8)
+    if b.has(node, 2):
+        array = b.need_const(node, 2, "the zero point").array
+        zero, dtype = b.number(node, 2, "the zero point"), array.dtype
+    return {"scale": [scale], "zero": [zero]}, dtype
+
+
+@operator(
+    "QuantizeLinear", "axis", "block_size", "output_dtype", "precision", "saturate", inputs=(2, 3)
+)
+def quantize(b: Builder, node: Node) -> list[Value]:
+    v = float_val(b, node, 0)
+    params, dtype = _scale_and_zero(b, node)
+    if dtype not in _BYTES:
+        raise Unsupported(f"to {dtype}, which is not supported")
+    name = _BYTES[dtype]
+    return [replace(v, id=b.emit("quantize", [v.id], {**params, "dtype": name}), dtype=name)]
+
+
+@operator("DequantizeLinear", "axis", "block_size", "output_dtype", inputs=(2, 3))
+def dequantize(b: Builder, node: Node) -> list[Value]:
+    v = b.val(node, 0)
+    if v.dtype not in ("u8", "s8"):
+        raise Unsupported(f"from {v.dtype}, which is not supported")
+    params, _ = _scale_and_zero(b, node)
+    return [replace(v, id=b.emit("dequantize", [v.id], params), dtype="f32")]

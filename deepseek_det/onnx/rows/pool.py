@@ -1,0 +1,368 @@
+"""Rows of windows over maps: pools, and the geometry that convolutions share; resize."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from deepseek_det.onnx import layout
+from deepseek_det.onnx.build import Builder, Unsupported, Value, operator
+from deepseek_det.onnx.dims import Dim, Size, Undecided
+from deepseek_det.onnx.ir import Node
+from deepseek_det.onnx.layout import Val
+
+LARGEST = 1 << 20  # of a kernel's side, a stride, a dilation, a pad
+
+
+def as_map(b: Builder, v: Val) -> Val:
+    """A rank-4 value as it is, a rank-3 one (N, C, L) as a map of one row."""
+    if v.rank == 3:
+        v = replace(v, logical=(*v.logical[:2], (), v.logical[2]))
+    if v.rank != 4:
+        raise Unsupported(f"x has {v.rank} dimensions, 3 or 4 are supported")
+    if v.dtype != "f32":
+        raise Unsupported(f"x has elements of type {v.dtype}, floats are needed")
+    return b.images(v)
+
+
+def as_before(v: Val, rank: int) -> Val:
+    """The inverse, of a result."""
+    return replace(v, logical=(*v.logical[:2], v.logical[3])) if rank == 3 else v
+
+
+def integers(node: Node, name: str, n: int, initial: int, low: int) -> list[int]:
+    """A list attribute for n axes of the map, checked."""
+    given = node.attributes.get(name)
+    values = [initial] * n if given is None else [int(v) for v in given]
+    if len(values) != n or any(not low <= v <= LARGEST for v in values):
+        raise ValueError(f"{name} is {values[:8]}, {n} numbers from {low} on are needed")
+    return values
+
+
+class Windows:
+    """Kernel, stride, pads and dilation of a node on a map, both axes given even for 1-D nodes."""
+
+    def __init__(self, node: Node, x: Val, rank: int, kernel: Sequence[int]) -> None:
+        n = rank - 2
+        if len(kernel) != n or any(not 1 <= k <= LARGEST for k in kernel):
+            raise ValueError(f"the kernel is {list(kernel)} for {n} axes of the map")
+        one = [1] * (2 - n)
+        self.kernel = one + [int(k) for k in kernel]
+        self.stride = one + integers(node, "strides", n, 1, 1)
+        self.dilation = one + integers(node, "dilations", n, 1, 1)
+        self.ceil = bool(node.attributes.get("ceil_mode", 0))
+        auto = node.attributes.get("auto_pad", "NOTSET") or "NOTSET"
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            self._same(x.dims[2:], auto == "SAME_LOWER")
+        elif auto in ("NOTSET", "VALID"):
+            pads = [0] * (2 * n) if auto == "VALID" else integers(node, "pads", 2 * n, 0, 0)
+            zero = [0] * (2 - n)
+            self.before, self.after = zero + pads[:n], zero + pads[n:]
+        else:
+            raise ValueError(f"auto_pad is {auto!r}")
+
+    @property
+    def pads(self) -> list[int]:
+        """(top, left, bottom, right)."""
+        return [*self.before, *self.after]
+
+    def _same(self, dims: Sequence[Size], lower: bool) -> None:
+        """As many outputs as ceil(size / stride); the odd pad goes after, or before."""
+        self.before, self.after = [0, 0], [0, 0]
+        for k, size in enumerate(dims):
+            reach = (self.kernel[k] - 1) * self.dilation[k] + 1
+            if isinstance(size, int):
+                out = -(-size // self.stride[k])
+                total = max((out - 1) * self.stride[k] + reach - size, 0)
+            elif self.stride[k] == 1:
+                total = reach - 1
+            else:
+                raise Undecided(f"SAME pads depend on the free dimension {size}")
+            self.before[k] = (total + lower) // 2
+            self.after[k] = total - self.before[k]
+
+    def out(self, dims: Sequence[Size]) -> list[Size]:
+        """Sizes of the map of outputs."""
+        made: list[Size] = []
+        for k, size in enumerate(dims):
+            reach = (self.kernel[k] - 1) * self.dilation[k] + 1
+            room = size + self.before[k] + self.after[k] - reach
+            if isinstance(room, int) and room < 0:
+                raise ValueError(f"windows of {reach} on {size} pixels with pads")
+            if not self.ceil:
+                made.append(room // self.stride[k] + 1)
+                continue
+            count = (room + (self.stride[k] - 1)) // self.stride[k] + 1
+            # The last window begins inside the map or its pad in front.
+            if isinstance(count, int) and isinstance(size, int):
+                count -= (count - 1) * self.stride[k] >= size + self.before[k]
+            made.append(count)
+        return made
+
+    def params(self, *names: str) -> dict[str, Any]:
+        """The engine's attributes among kernel, stride, pads, dilation."""
+        given = {
+            "kernel": self.kernel,
+            "stride": self.stride,
+            "pads": self.pads,
+            "dilation": self.dilation,
+        }
+        made = {name: given[name] for name in names}
+        if self.dilation == [1, 1]:
+            made.pop("dilation", None)
+        return made
+
+
+# ---- pools ------------------------------------------------------------------------------------
+
+
+def _pool(b: Builder, node: Node, op: str, **more: Any) -> Val:
+    x = b.val(node, 0)
+    rank = x.rank
+    if "kernel_shape" not in node.attributes:
+        raise ValueError("the attribute kernel_shape is missing")
+    x = as_map(b, x)
+    w = Windows(node, x, rank, node.attributes["kernel_shape"])
+    n, c, *map_ = x.dims
+    dims = [n, c, *w.out(map_)]
+    params = {**w.params("kernel", "stride", "pads", "dilation"), **more}
+    if w.ceil:
+        params["ceil_mode"] = True
+    id = b.emit(op, [x.id], params)
+    return as_before(Val.plain(id, dims, "f32", layout.NHWC), rank)
+
+
+@operator(
+    "MaxPool",
+    "auto_pad",
+    "ceil_mode",
+    "dilations",
+    "kernel_shape",
+    "pads",
+    "storage_order",
+    "strides",
+)
+def max_pool(b: Builder, node: Node) -> list[Value]:
+    if len([name for name in node.outputs if name]) > 1:
+        raise Unsupported("its indices are asked for, which is not supported")
+    return [_pool(b, node, "max_pool")]
+
+
+@operator(
+    "AveragePool",
+    "auto_pad",
+    "ceil_mode",
+    "count_include_pad",
+    "dilations",
+    "kernel_shape",
+    "pads",
+    "strides",
+)
+def average_pool(b: Builder, node: Node) -> list[Value]:
+    count = bool(node.attributes.get("count_include_pad", 0))
+    return [_pool(b, node, "avg_pool", count_pad=count)]
+
+
+def _global(b: Builder, node: Node, op: str, kind: str) -> Val:
+    x = b.val(node, 0)
+    if x.rank == 4:
+        x = as_map(b, x)
+        n, c, _, _ = x.dims
+        return Val.plain(b.emit(op, [x.id], {}), [n, c, 1, 1], "f32", layout.NHWC)
+    if x.rank < 3 or x.dtype != "f32":
+        raise Unsupported(f"x is {x.dtype} with {x.rank} dimensions")
+    x, perm = b.aligned(x)
+    axes = [k for k, axis in enumerate(perm) if axis > 1]
+    id = b.emit("reduce", [x.id], {"kind": kind, "axes": axes, "keepdims": True})
+    return Val.plain(id, [*x.dims[:2], *[1] * (x.rank - 2)], "f32", perm)
+
+
+@operator("GlobalAveragePool")
+def global_average_pool(b: Builder, node: Node) -> list[Value]:
+    return [_global(b, node, "avg_pool", "mean")]
+
+
+@operator("GlobalMaxPool")
+def global_max_pool(b: Builder, node: Node) -> list[Value]:
+    return [_global(b, node, "max_pool", "max")]
+
+
+# ---- resize -----------------------------------------------------------------------------------
+
+
+@operator(
+    "Resize",
+    "antialias",
+    "axes",
+    "coordinate_transformation_mode",
+    "cubic_coeff_a",
+    "exclude_outside",
+    "extrapolation_value",
+    "keep_aspect_ratio_policy",
+    "mode",
+    "nearest_mode",
+    inputs=(1, 4),
+)
+def resize(b: Builder, node: Node) -> list[Value]:
+    x = b.val(node, 0)
+    scales, sizes = _targets(b, node, x)
+    old = node.opset < 11
+    coordinates = (
+        "asymmetric" if old else node.attributes.get("coordinate_transformation_mode", "half_pixel")
+    )
+    rounding = "floor" if old else node.attributes.get("nearest_mode", "round_prefer_floor")
+    mode = node.attributes.get("mode", "nearest")
+    if node.attributes.get("antialias", 0):
+        raise Unsupported("antialias is not supported")
+    if node.attributes.get("exclude_outside", 0):
+        raise Unsupported("exclude_outside is not supported")
+    return [resized(b, x, scales, sizes, mode, coordinates, rounding)]
+
+
+@operator("Upsample", "mode", "scales", inputs=(1, 2))
+def upsample(b: Builder, node: Node) -> list[Value]:
+    """Before opset 10: a resize without offsets."""
+    x = b.val(node, 0)
+    given = node.attributes.get("scales")
+    scales = [float(s) for s in given] if given is not None else _floats(b, node, 1)
+    dims = _scaled(x.dims, scales)
+    mode = node.attributes.get("mode", "nearest")
+    return [resized(b, x, scales, dims, mode, "asymmetric", "floor")]
+
+
+def _floats(b: Builder, node: Node, i: int) -> list[float]:
+    array = b.need_const(node, i, "scales").array
+    if array.dtype.kind != "f" or array.ndim != 1:
+        raise ValueError("scales are no list of floats")
+    return [float(s) for s in array]
+
+
+def _scaled(dims: Sequence[Size], scales: Sequence[float]) -> list[Size]:
+    """floor(size · scale)."""
+    if len(scales) != len(dims) or any(not 1e-6 <= s <= 1e6 for s in scales):
+        raise ValueError(f"scales are {list(scales)[:8]} for {len(dims)} dimensions")
+    made: list[Size] = []
+    for size, scale in zip(dims, scales, strict=True):
+        if isinstance(size, int):
+            made.append(math.floor(size * scale))
+        elif scale.is_integer():
+            made.append(size * int(scale))
+        elif (1 / scale).is_integer():
+            made.append(size // int(1 / scale))
+        else:
+            raise Undecided(f"{scale} times the free dimension {size}")
+    return made
+
+
+def _targets(b: Builder, node: Node, x: Val) -> tuple[list[float] | None, list[Size]]:
+    """The scales where these are given, and the sizes of the result."""
+    i_scales, i_sizes = (1, 9) if node.opset < 11 else (2, 3)
+    axes = node.attributes.get("axes")
+    axes = list(range(x.rank)) if axes is None else [int(a) % x.rank for a in axes]
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axes are {axes}")
+    dims = list(x.dims)
+    given = b.const(node, i_scales)
+    if given is not None and given.array.size:
+        floats = _floats(b, node, i_scales)
+        if len(floats) != len(axes):
+            raise ValueError(f"{len(floats)} scales for {len(axes)} axes")
+        scales = [1.0] * x.rank
+        for axis, s in zip(axes, floats, strict=True):
+            scales[axis] = s
+        return scales, _scaled(dims, scales)
+    wanted = b.sizes(node, i_sizes, "sizes")
+    if len(wanted) != len(axes):
+        raise ValueError(f"{len(wanted)} sizes for {len(axes)} axes")
+    policy = node.attributes.get("keep_aspect_ratio_policy", "stretch")
+    if policy != "stretch":
+        known = [(dims[a], w) for a, w in zip(axes, wanted, strict=True)]
+        if any(isinstance(d, Dim) or isinstance(w, Dim) for d, w in known):
+            raise Undecided("the aspect of free dimensions")
+        ratios = [int(w) / int(d) for d, w in known]
+        ratio = min(ratios) if policy == "not_larger" else max(ratios)
+        for axis in axes:
+            dims[axis] = math.floor(ratio * int(dims[axis]) + 0.5)
+        return None, dims
+    for axis, w in zip(axes, wanted, strict=True):
+        dims[axis] = w
+    return None, dims
+
+
+def resized(
+    b: Builder,
+    x: Val,
+    scales: Sequence[float] | None,
+    dims: Sequence[Size],
+    mode: str,
+    coordinates: str,
+    rounding: str,
+) -> Val:
+    """A map under another size."""
+    rank = x.rank
+    if rank in (3, 4) and list(dims[:2]) != list(x.dims[:2]):
+        raise Unsupported(f"from {x.dims} to {tuple(dims)}: only maps are resized")
+    x = as_map(b, x)
+    target = list(dims) if rank == 4 else [dims[0], dims[1], 1, dims[2]]
+    full = None if scales is None else (list(scales) if rank == 4 else [1, 1, 1, scales[2]])
+    factors = []
+    for k in (2, 3):
+        if full is not None:
+            factors.append(float(full[k]))
+        else:
+            factors.append(_factor(x.dims[k], target[k]))
+    params = _resize_params(mode, coordinates, rounding, factors, x.dims[2:], target[2:])
+    if params is None:
+        return as_before(x, rank)
+    id = b.emit("resize", [x.id], params)
+    return as_before(Val.plain(id, target, "f32", layout.NHWC), rank)
+
+
+def _factor(old: Size, new: Size) -> float:
+    """new / old, such that the engine's floor(old · factor) is new again."""
+    if isinstance(old, int) and isinstance(new, int):
+        if not 1 <= new <= 1 << 20:
+            raise ValueError(f"a size of {new}")
+        factor = new / old
+        while math.floor(old * factor) < new:
+            factor = math.nextafter(factor, math.inf)
+        return factor
+    if old == new:
+        return 1.0
+    from deepseek_det.onnx.dims import quotient
+
+    up, down = quotient(new, old), quotient(old, new)
+    if isinstance(up, int):
+        return float(up)
+    if isinstance(down, int):
+        return 1.0 / down
+    raise Undecided(f"a resize from {old} to {new} depends on free dimensions")
+
+
+def _resize_params(
+    mode: str,
+    coordinates: str,
+    rounding: str,
+    factors: list[float],
+    old: Sequence[Size],
+    new: Sequence[Size],
+) -> dict[str, Any] | None:
+    """The engine's attributes; None where the resize changes nothing."""
+    if factors == [1.0, 1.0]:
+        return None
+    if mode == "nearest":
+        whole = all(f.is_integer() for f in factors)
+        same = coordinates == "asymmetric" and rounding == "floor"
+        if same or (whole and coordinates in ("half_pixel", "pytorch_half_pixel")
+                    and rounding in ("round_prefer_floor", "round_prefer_ceil")):  # fmt: skip
+            return {"mode": "nearest", "scale": factors}
+    if mode == "linear":
+        if coordinates == "half_pixel":
+            return {"mode": "bilinear", "scale": factors}
+        if coordinates == "pytorch_half_pixel" and all(s != 1 for s in new):
+            return {"mode": "bilinear", "scale": factors}
+        if coordinates == "align_corners":
+            return {"mode": "bilinear", "scale": factors, "align_corners": True}
+    raise Unsupported(f"mode {mode!r} with {coordinates!r} and {rounding!r} is not supported")
