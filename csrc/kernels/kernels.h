@@ -135,10 +135,10 @@ typedef struct dd_depthwise {
 
 /* The backward of one row of the input (depthwise_backward.c). dx[x, c], overwritten, is the sum
  * over taps (r, s) and output pixels x' with x'·stride + s = x of dy_rows[r][x'·dy_pitch + c] ·
- * w[(r·k + s)·wpitch + c], and dw[(r·k + s)·wpitch + c] += that dy times the input's x[x, c], in the
- * order of x. dy_rows[r] is NULL where no output row meets tap r. x counts in the padded input row,
- * from `x_begin` on for `width` pixels, the first of which `x` and `dx` point at; output pixels are
- * 0..out_width-1. */
+ * w[(r·k + s)·wpitch + c], and dw[(r·k + s)·wpitch + c] += that dy times the input's x[x, c], in
+ * the order of x. dy_rows[r] is NULL where no output row meets tap r. x counts in the padded input
+ * row, from `x_begin` on for `width` pixels, the first of which `x` and `dx` point at; output
+ * pixels are 0..out_width-1. */
 typedef struct dd_depthwise_backward {
     const float *const *dy_rows;
     int64_t dy_pitch, out_width;
@@ -256,7 +256,7 @@ enum { DD_PEAK_FLOATS = 512 }; /* at least what any level's peak_fma_f32 works o
 
 /* One output row of a resize with weights: y[x] = base[x] + Σ_s weight[x·taps + s] · Σ_r
  * row_weight[r] · rows[r][at[x·taps + s]]; at most 4 rows and 4 taps. */
-typedef struct dd_resize {
+typedef struct dd_resize_row {
     const float *const *rows; /* pixel 0 of each */
     const float *row_weight;
     int n_rows, taps, c;
@@ -267,7 +267,7 @@ typedef struct dd_resize {
     int64_t y_pitch;
     const float *base; /* or NULL */
     int64_t base_pitch;
-} dd_resize;
+} dd_resize_row;
 
 /* ---- the table ----------------------------------------------------------------------------- */
 

@@ -34,8 +34,8 @@ void DD_NAME(upsample_f32)(const dd_upsample *u) {
 /* ---- weighted taps ------------------------------------------------------------------------- */
 
 /* NR rows by NS taps of a pixel: the rows are summed first, then the columns. */
-V_INLINE void resize_vector(const dd_resize *r, int64_t x, float *y, int ch, int n, const int NR,
-                            const int NS) {
+V_INLINE void resize_vector(const dd_resize_row *r, int64_t x, float *y, int ch, int n,
+                            const int NR, const int NS) {
     vf sum = v_zero();
     for (int s = 0; s < NS; s++) {
         const int64_t from = (int64_t)r->at[x * NS + s] * r->pitch + ch;
@@ -49,7 +49,7 @@ V_INLINE void resize_vector(const dd_resize *r, int64_t x, float *y, int ch, int
     V_STORE(y + ch, sum, n);
 }
 
-V_INLINE void resize_row(const dd_resize *r, const int NR, const int NS) {
+V_INLINE void resize_row(const dd_resize_row *r, const int NR, const int NS) {
     for (int64_t x = 0; x < r->width; x++) {
         float *y = r->y + x * r->y_pitch;
         int ch = 0;
@@ -60,7 +60,7 @@ V_INLINE void resize_row(const dd_resize *r, const int NR, const int NS) {
     }
 }
 
-void DD_NAME(resize_f32)(const dd_resize *r) {
+void DD_NAME(resize_f32)(const dd_resize_row *r) {
     if (r->n_rows == 2 && r->taps == 2)
         resize_row(r, 2, 2);
     else if (r->n_rows == 1 && r->taps == 2)

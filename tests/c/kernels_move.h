@@ -86,7 +86,7 @@ void check_resize_f32(kernel_check *k) {
         const float *rows[4];
         float row_weight[4], weight[20 * 4];
         int32_t at[20 * 4];
-        dd_resize r = {.rows = rows, .row_weight = row_weight, .at = at, .weight = weight};
+        dd_resize_row r = {.rows = rows, .row_weight = row_weight, .at = at, .weight = weight};
         r.n_rows = (int)kernel_draw(k, 1, 4);
         r.taps = (int)kernel_draw(k, 1, 4);
         r.c = (int)kernel_draw(k, 1, 70);
@@ -136,16 +136,16 @@ void check_resize_f32(kernel_check *k) {
             at[i] = (i / 2 + i % 2) / 2;
             weight[i] = i % 2 ? 0.25f : 0.75f;
         }
-        dd_resize r = {.rows = rows,
-                       .row_weight = row_weight,
-                       .n_rows = 2,
-                       .taps = 2,
-                       .c = 96,
-                       .at = at,
-                       .weight = weight,
-                       .pitch = 96,
-                       .width = 52,
-                       .y_pitch = 96};
+        dd_resize_row r = {.rows = rows,
+                           .row_weight = row_weight,
+                           .n_rows = 2,
+                           .taps = 2,
+                           .c = 96,
+                           .at = at,
+                           .weight = weight,
+                           .pitch = 96,
+                           .width = 52,
+                           .y_pitch = 96};
         r.y = kernel_floats(k, 52 * 96);
         KERNEL_BENCH(k, "2x2 taps, c=96", 52.0 * 96.0, "Gfloat/s", k->fast->resize_f32(&r));
         kernel_end(k);
