@@ -1,7 +1,8 @@
 /* deepseek_det's C core: all that a C program, or the Python binding, may call.
  *
- * Include this file, link libdd_core.a with -lm and pthreads. Headers that are not listed here are
- * the core's own affair and change without notice.
+ * Include this file, from C or C++, and link libdeepseek_det (examples/c/README.md says how it is
+ * built and found). Headers that are not listed here are the core's own affair and change without
+ * notice.
  *
  * ---- what there is, and in which order it is used --------------------------------------------
  *
@@ -9,11 +10,17 @@
  *   graph     values and nodes in topological order; knows no sizes              graph/graph.h
  *   op        the table of operators that nodes are made of                      ops/op.h
  *   passes    graph in, graph out: dd_graph_differentiate(), dd_graph_deploy()   graph/autodiff.h,
- * rewrite.h plan      the graph for given sizes: steps, one arena, work cut for threads
- * graph/plan.h optimizer one fused pass over the flat gradient, moments and average graph/optim.h
+ *                                                                                graph/rewrite.h
+ *   plan      the graph for given sizes: steps, one arena, work cut for threads  graph/plan.h
+ *   optimizer one fused pass over the flat gradient, moments and average         graph/optim.h
+ *   model     a model file: graph, store, class names, anchors                   io/model_file.h
+ *   detector  a model deployed and planned; image in, boxes out                  io/detector.h
  *   detect/   anchors, assignment, losses, decoding, NMS: plain arrays in and out
  *   image/    letterbox, warps, colour, composed training samples: 8-bit RGB views
  *   evaluate/ COCO and VOC figures; the strict JSON reader that they stand on
+ *
+ * To detect: dd_model_load(), dd_detector_create(), and per image dd_detector_run(); examples/c has
+ * the whole program. What it finds is what Python's Detector.predict finds on the same pixels.
  *
  * To infer: build a graph over a store (or read one with dd_graph_from_json()), deploy it, plan it
  * for the input's type, bind memory, dd_plan_forward(). To train: differentiate the graph, plan the
@@ -41,16 +48,19 @@
  * Everything else is borrowed for the call. A graph refers to a store by entry numbers and keeps no
  * pointer; a plan keeps its own copy of the graph and none of the store or the arena, which come
  * with each dd_binding. So the order of destruction is free, and graphs for training, deployment
- * and tapping may share one store. An interpreter borrows graph and store for its life.
+ * and tapping may share one store. An interpreter borrows graph and store for its life; a detector
+ * borrows nothing of its model.
  *
  * ---- threads ---------------------------------------------------------------------------------
  *
  * The core has one pool of threads a process (base/threads.h), sized by affinity and container
  * quota, by DD_NUM_THREADS where the binding reads it, or by dd_threads_set(). Any thread may call
  * anything, but one object is used by one thread at a time: guard a model (its store, plans and
- * arena) by one mutex. Objects that are only read may be shared. Results have the same bits for
- * any number of threads. After fork() the child starts a pool of its own at its first call.
- * dd_cancel_set(true) makes running and later calls that say so end with DD_ECANCELED, soon.
+ * arena) or a detector by one mutex. Objects that are only read may be shared: several detectors
+ * may be made of one model, and run in threads of their own, where they take turns at the pool.
+ * Results have the same bits for any number of threads. After fork() the child starts a pool of its
+ * own at its first call. dd_cancel_set(true) makes running and later calls that say so end with
+ * DD_ECANCELED, soon.
  *
  * ---- instruction sets ------------------------------------------------------------------------
  *
@@ -104,6 +114,14 @@
 #ifndef DD_H
 #define DD_H
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #include "base/cpu.h"
 #include "base/cpus.h"
 #include "base/error.h"
@@ -144,5 +162,14 @@
 #include "graph/plan.h"
 #include "graph/rewrite.h"
 #include "graph/store.h"
+
+#include "io/checksum.h"
+#include "io/detector.h"
+#include "io/model_file.h"
+#include "io/torch_file.h"
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
