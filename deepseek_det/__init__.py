@@ -40,6 +40,7 @@ _SUBMODULES = (
     "onnx",
     "ops",
     "predict",
+    "profile",
     "report",
     "results",
     "train",

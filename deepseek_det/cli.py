@@ -36,6 +36,7 @@ HELP = {
     "freeze": "first N parts of the net, or names, that stay as they are",
     "images": "folder of the images, where the data set does not say it",
     "imgsz": "side of the letterboxed images, a multiple of 32",
+    "layers": "a line a step, not only one a kind of step",
     "iou": "overlap beyond which a weaker detection of the same class goes",
     "loss_weights": "of the classes: balanced, none, or numbers A,B,…",
     "lr0": "highest learning rate; by default the measured one for the batch",
@@ -53,8 +54,11 @@ HELP = {
     "seed": "same seed, same machine: same result, bit for bit",
     "source": "image, folder, glob or video",
     "split": "part of the data set",
+    "runs": "runs of which the median counts",
     "splits": "parts to convert, A,B; all by default",
     "strict": "refuse a data set in which a label is wrong, instead of leaving that out",
+    "threads": "threads; by default all CPUs",
+    "training": "forward, backward and update of the training form",
     "voc_one_based": "whether VOC boxes count pixels from 1; by default as the files say",
     "workers": "threads that prepare images",
 }
@@ -83,6 +87,7 @@ VERBS = {
     "check": Verb("look for what is wrong with a data set", "data/check", "check"),
     "convert": Verb("write a data set in another layout", "data/convert", "convert"),
     "info": Verb("what a model, or this installation, is", "commands", "info_arguments"),
+    "bench": Verb("where the time of a net goes, layer by layer", "commands", "bench_arguments"),
 }
 _LEFT_OUT = {"callbacks", "verbose", "stream", "path", "src", "dst", "model"}
 
@@ -165,6 +170,10 @@ def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
         )
     if name == "info":
         parser.add_argument("--model", metavar="NAME_OR_FILE", help="name or checkpoint (.pt)")
+    if name == "bench":
+        parser.add_argument(
+            "--model", metavar="NAME_OR_FILE", required=True, help="name, .pt or .onnx file"
+        )
     parser.add_argument("--json", action="store_true", help="one machine-readable line on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")

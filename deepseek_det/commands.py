@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deepseek_det.checkpoint import write_bytes
 from deepseek_det.detector import Detector
@@ -21,6 +21,7 @@ from deepseek_det.runs import claim, place
 
 if TYPE_CHECKING:
     from deepseek_det.data.records import Defect
+    from deepseek_det.profile import Profile
     from deepseek_det.results import Results
     from deepseek_det.train import Run, Trainer
 
@@ -365,3 +366,34 @@ def demo(call: Call) -> Made:
         "seconds": round(seconds, 1),
     }
     return made, ""
+
+
+# ---- bench ----------------------------------------------------------------------------------
+
+
+def bench_arguments(
+    imgsz: int | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    device: Literal["cpu"] = "cpu",
+    runs: int = 20,
+    training: bool = False,
+    layers: bool = True,
+) -> None:
+    """The flags of bench beside --model."""
+
+
+def bench(call: Call) -> Made:
+    """Profiles a net: its steps against what the machine was measured to do."""
+    import deepseek_det as dd
+
+    if call.threads is not None:
+        dd.set_num_threads(call.threads)
+    options = call.only("imgsz", "batch", "runs", "training")
+    foreign = str(call.model).endswith(".onnx")
+    net = dd.load_onnx(call.model) if foreign else Detector(call.model)
+    profile: Profile = net.profile(**options)
+    if call.layers:
+        call.tell(f"{profile.table()}\n")
+    call.tell(f"{profile.summary()}\n\n{profile.totals()}")
+    return profile.to_dict(), ""

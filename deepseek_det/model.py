@@ -7,12 +7,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek_det import _core, nn
+
+if TYPE_CHECKING:
+    from deepseek_det.profile import Profile
 
 FloatArray = npt.NDArray[np.float32]
 PLANS = 16
@@ -381,6 +384,34 @@ class Model:
         """Multiply-adds of one image of imgsz × imgsz."""
         graph, store = self.deployed()
         return graph.macs(store, [self._square(imgsz)])
+
+    def profile(
+        self,
+        imgsz: int | None = None,
+        batch: int = 1,
+        runs: int = 20,
+        training: bool = False,
+    ) -> Profile:
+        """Where the time goes, a line a step; print it, or take its `steps`.
+
+        imgsz: side of the images, None for the model's own size. training: forward, backward and
+        update of the training form instead of the deployed net; parameters stay as they are. The
+        median of `runs` runs counts. Raises ValueError unless sizes and runs are positive and
+        those that the graph fixes.
+
+        >>> from deepseek_det import nn
+        >>> found = Model(nn.Conv2d(3, 8, 1)).profile(imgsz=32, runs=1)
+        >>> found.steps[0].flop == 2 * 32 * 32 * 3 * 8
+        True
+        """
+        from deepseek_det import profile
+
+        side = int(getattr(self, "imgsz", 320))
+        given = profile.inputs_of(self.graph, side, imgsz, batch)
+        with self.lock:
+            if training:
+                return profile.profile_training(self.training_graph(), self.store, given, runs)
+            return profile.profile_inference(*self.deployed(), given, runs)
 
     def _square(self, imgsz: int) -> tuple[str, tuple[int, int, int, int]]:
         return "u8", (1, imgsz, imgsz, self.graph.inputs[0][2][-1])

@@ -457,41 +457,6 @@ static dd_status allocate(dd_plan *plan) {
     return dd_alloc_array(plan->n_values + 1, sizeof(void *), &plan->data);
 }
 
-/* Bytes of a node's weights and of the gradients that it adds to the flat one: no step lists
- * entries among its values. */
-static int64_t entry_bytes(const dd_plan *plan, const dd_node *n) {
-    int64_t bytes = 0;
-    for (int k = 0; k < n->n_in; k++)
-        if (n->in[k] >= 0 && plan->values[n->in[k]].place == DD_AT_ENTRY && dd_reads_data(n, k))
-            bytes += dd_type_count(&plan->values[n->in[k]].type) * (int64_t)sizeof(float);
-    for (int k = 0; k < n->n_out; k++)
-        if (n->out[k] >= 0 && dd_gradient_entry(plan, n->out[k]) >= 0)
-            bytes += dd_type_count(&plan->values[n->out[k]].type) * (int64_t)sizeof(float);
-    return bytes;
-}
-
-/* An opaque backward node counts twice its forward, as in dd_graph_macs(). */
-static void count_work(dd_plan *plan) {
-    dd_type in[3 * DD_MANY + DD_MAX_SAVED];
-    for (size_t i = 0; i < plan->n_steps; i++) {
-        dd_step *s = &plan->steps[i];
-        for (int k = 0; k < s->n_nodes; k++) {
-            const dd_node *n = &plan->graph->nodes[s->nodes[k]];
-            for (int j = 0; j < n->n_in; j++)
-                in[j] = n->in[j] >= 0 ? plan->values[n->in[j]].type : (dd_type){.rank = -1};
-            if (n->op->macs)
-                s->macs += n->op->macs(n, in) * (n->backward ? 2 : 1);
-            s->bytes += entry_bytes(plan, n);
-        }
-        for (int k = 0; k < s->n_reads; k++)
-            s->bytes += dd_type_count(&plan->values[s->reads[k]].type) *
-                        (int64_t)dd_dtype_bytes(plan->values[s->reads[k]].type.dtype);
-        for (int k = 0; k < s->n_writes; k++)
-            s->bytes += dd_type_count(&plan->values[s->writes[k]].type) *
-                        (int64_t)dd_dtype_bytes(plan->values[s->writes[k]].type.dtype);
-    }
-}
-
 dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *inputs,
                          const dd_plan_options *options, dd_plan **result) {
     dd_plan *plan;
@@ -521,7 +486,7 @@ dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *in
     make_waves(plan);
     find_lifetimes(plan);
     DD_TRY_DONE(lay_out_arena(plan));
-    count_work(plan);
+    dd_count_work(plan);
     DD_TRY_DONE(allocate(plan));
     *result = plan;
     plan = NULL;
@@ -550,26 +515,4 @@ size_t dd_plan_arena_bytes(const dd_plan *plan) {
 
 dd_type dd_plan_output_type(const dd_plan *plan, int output) {
     return plan->values[plan->graph->outputs[output]].type;
-}
-
-void dd_plan_profile(dd_plan *plan, bool on) {
-    plan->profile = on;
-}
-
-int dd_plan_steps(const dd_plan *plan) {
-    return (int)plan->n_steps;
-}
-
-dd_step_report dd_plan_step(const dd_plan *plan, int step) {
-    const dd_step *s = &plan->steps[step];
-    return (dd_step_report){.pattern = s->pattern,
-                            .name = s->n_nodes ? plan->graph->nodes[s->nodes[0]].name : "",
-                            .nodes = s->nodes,
-                            .n_nodes = s->n_nodes,
-                            .type = s->n_writes ? plan->values[s->writes[s->n_writes - 1]].type
-                                                : (dd_type){.rank = -1},
-                            .milliseconds = s->seconds * 1e3,
-                            .macs = s->macs,
-                            .bytes = s->bytes,
-                            .backward = s->backward};
 }

@@ -216,6 +216,11 @@ void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64
                    int64_t left, int64_t right, float *out);
 void *dd_scratch(const dd_run *run, int thread);
 
+/* ---- report.c ------------------------------------------------------------------------------ */
+
+/* Multiply-adds and bytes of all steps, for the reports; once lifetimes and places are known. */
+void dd_count_work(dd_plan *plan);
+
 /* ---- for the matchers ---------------------------------------------------------------------- */
 
 dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step);
