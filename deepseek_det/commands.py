@@ -391,7 +391,7 @@ def bench(call: Call) -> Made:
         dd.set_num_threads(call.threads)
     options = call.only("imgsz", "batch", "runs", "training")
     foreign = str(call.model).endswith(".onnx")
-    net = dd.load_onnx(call.model) if foreign else Detector(call.model)
+    net = dd.load_onnx(call.model).model if foreign else Detector(call.model)
     profile: Profile = net.profile(**options)
     if call.layers:
         call.tell(f"{profile.table()}\n")

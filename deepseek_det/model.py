@@ -410,8 +410,9 @@ class Model:
         given = profile.inputs_of(self.graph, side, imgsz, batch)
         with self.lock:
             if training:
-                return profile.profile_training(self.training_graph(), self.store, given, runs)
-            return profile.profile_inference(*self.deployed(), given, runs)
+                graph = self.training_graph()
+                return profile.profile_training(graph, self.store, given, batch, runs)
+            return profile.profile_inference(*self.deployed(), given, batch, runs)
 
     def _square(self, imgsz: int) -> tuple[str, tuple[int, int, int, int]]:
         return "u8", (1, imgsz, imgsz, self.graph.inputs[0][2][-1])

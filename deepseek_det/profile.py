@@ -363,15 +363,20 @@ def profile_inference(
     graph: _core.Graph,
     store: _core.Store,
     inputs: Sequence[npt.NDArray[Any]],
+    images: int,
     runs: int = 20,
 ) -> Profile:
     """Profiles a deployed graph on inputs, in a plan of its own."""
     plan = _core.Plan(graph, store, [_type_of(x) for x in inputs])
-    return profile_plan(plan, graph, lambda: plan.forward(inputs), _images_of(inputs), runs)
+    return profile_plan(plan, graph, lambda: plan.forward(inputs), images, runs)
 
 
 def profile_training(
-    graph: _core.Graph, store: _core.Store, inputs: Sequence[npt.NDArray[Any]], runs: int = 20
+    graph: _core.Graph,
+    store: _core.Store,
+    inputs: Sequence[npt.NDArray[Any]],
+    images: int,
+    runs: int = 20,
 ) -> Profile:
     """Profiles forward, backward and AdamW's update of a training graph; the store stays as it is.
 
@@ -393,7 +398,7 @@ def profile_training(
         _core.optim_apply(own, gradient, m, v, None, lr=1e-5, step=number)
         update.append(time.perf_counter() - start)
 
-    profile = profile_plan(plan, graph, run, _images_of(inputs), runs, training=True)
+    profile = profile_plan(plan, graph, run, images, runs, training=True)
     # weights and moments are read and written, the gradient is read and cleared
     traffic = 8 * own.size * 4
     ms = 1e3 * statistics.median(update[-runs:])
@@ -424,11 +429,6 @@ _KINDS: dict[str, type[np.generic]] = {
 
 def _type_of(x: npt.NDArray[Any]) -> tuple[str, tuple[int, ...]]:
     return next(name for name, kind in _KINDS.items() if x.dtype == kind), x.shape
-
-
-def _images_of(inputs: Sequence[npt.NDArray[Any]]) -> int:
-    """The first dimension of the first rank-4 input."""
-    return next((x.shape[0] for x in inputs if x.ndim == 4), 1)
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
