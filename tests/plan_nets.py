@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deepseek_det import _core, nn
+
+Build = Callable[[Callable[..., nn.Module], nn.Value], nn.Value | list[nn.Value]]
 
 
 class Blocks(nn.Module):
     """A net given as a function of modules made here: m(name, module) makes each once."""
 
-    def __init__(self, build: Callable[..., nn.Value | list[nn.Value]]) -> None:
+    def __init__(self, build: Build, dims: Sequence[int] = (-1, -1, -1, 5)) -> None:
         super().__init__()
         self.build = build
         self.made: dict[str, nn.Module] = {}
         self.store = _core.Store()  # a first trace makes the modules
-        self.forward(nn.Tracer(self.store).input("x", "f32", [-1, -1, -1, 5]))
+        self.forward(nn.Tracer(self.store).input("x", "f32", list(dims)))
 
     def make(self, name: str, module: nn.Module) -> nn.Module:
         if name not in self.made:

@@ -457,6 +457,7 @@ dd_status dd_graph_deploy(const dd_graph *graph, const dd_store *store, dd_graph
     DD_TRY_DONE(read_forms(&p));
     read_needed(&p);
     DD_TRY_DONE(write_graph(&p));
+    DD_TRY_DONE(dd_graph_unshuffle(&p.to, p.to_store));
     *deployed = p.to;
     *deployed_store = p.to_store;
     p.to = NULL;

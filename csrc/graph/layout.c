@@ -5,6 +5,14 @@
 
 #include "base/memory.h"
 
+static bool is_concat(const dd_node *n) {
+    return n->op == &dd_op_concat;
+}
+
+static bool is_cut(const dd_node *n) {
+    return !n->backward && (n->op == &dd_op_split || n->op == &dd_op_slice);
+}
+
 /* ---- pending values ------------------------------------------------------------------------ */
 
 /* Whether `node` can form `value` in its load. */
@@ -14,13 +22,15 @@ static bool loads_pending(const dd_plan *plan, int node, int value, dd_pending k
         return false;
     if (n->op == &dd_op_conv)
         return plan->conv_of[node] >= 0 && n->in[0] == value && n->in[1] != value &&
-               kind != DD_PENDING_BN_DX;
+               kind != DD_PENDING_BN_DX &&
+               (kind != DD_PENDING_PARTS || dd_conv_pointwise(&plan->convs[plan->conv_of[node]]));
     if (n->op == &dd_op_conv_dw)
         return plan->conv_of[node] >= 0 && n->in[kind == DD_PENDING_BN_DX ? 1 : 0] == value &&
                n->in[0] != n->in[1];
     if (n->op == &dd_op_conv_dx)
         return plan->conv_of[node] >= 0 && kind == DD_PENDING_BN_DX && n->in[0] == value;
-    return kind != DD_PENDING_U8 && dd_pattern_on(plan, DD_PATTERN_sum) && dd_is_addition(plan, n);
+    return kind <= DD_PENDING_BN_DX && kind != DD_PENDING_U8 &&
+           dd_pattern_on(plan, DD_PATTERN_sum) && dd_is_addition(plan, n);
 }
 
 static bool all_load(const dd_plan *plan, int value, dd_pending kind) {
@@ -96,6 +106,66 @@ static void input_pending(dd_plan *plan, int node) {
     plan->values[value].zero = p->zero.n ? (float)p->zero.v[0] : 0;
 }
 
+static int axis_of(const dd_node *n, int rank) {
+    int64_t axis = ((const dd_axis_params *)n->params)->axis;
+    return (int)(axis < 0 ? axis + rank : axis);
+}
+
+/* A part of a concatenation that lies elsewhere already: its maker can't write it there. */
+static bool lies_elsewhere(const dd_plan *plan, int part, int node) {
+    const dd_graph *g = plan->graph;
+    const dd_value *v = &g->values[part];
+    if (v->kind != DD_VALUE_NODE || dd_is_output(plan, part))
+        return true;
+    for (int i = 0; i < plan->n_readers[part]; i++)
+        if (plan->readers[part][i] != node && is_concat(&g->nodes[plan->readers[part][i]]))
+            return true;
+    return is_cut(&g->nodes[v->producer]);
+}
+
+/* A concatenation that 1×1 convolutions read part by part. Where every part can be written in its
+ * place, windows are better. */
+static void parts_pending(dd_plan *plan, int node) {
+    const dd_node *n = &plan->graph->nodes[node];
+    dd_pvalue *y = &plan->values[n->out[0]];
+    bool elsewhere = false;
+    if (plan->graph->training || y->type.rank != 4 || y->type.dtype != DD_F32 ||
+        axis_of(n, 4) != 3 || n->n_in > DD_MAX_PARTS || plan->n_readers[n->out[0]] == 0 ||
+        dd_type_count(&y->type) == 0)
+        return;
+    for (int i = 0; i < n->n_in; i++) {
+        if (plan->values[n->in[i]].pending != DD_STORED)
+            return;
+        elsewhere |= lies_elsewhere(plan, n->in[i], node);
+    }
+    if (!elsewhere || !all_load(plan, n->out[0], DD_PENDING_PARTS))
+        return;
+    plan->taken[node] = true;
+    y->pending = DD_PENDING_PARTS;
+    y->parts = node;
+}
+
+/* An image with its channels first, as foreign nets have it: the convolution that reads it takes a
+ * channel's rows for its segments. */
+static void planes_pending(dd_plan *plan, int node) {
+    const dd_node *n = &plan->graph->nodes[node];
+    const dd_ints *perm = &((const dd_transpose_params *)n->params)->perm;
+    const dd_pvalue *x = &plan->values[n->in[0]];
+    int value = n->out[0], source = plan->graph->values[n->in[0]].kind;
+    if (plan->graph->training || source != DD_VALUE_INPUT || x->type.rank != 4 ||
+        x->type.dtype != DD_F32 || perm->n != 4 || perm->v[0] != 0 || perm->v[1] != 2 ||
+        perm->v[2] != 3 || perm->v[3] != 1 || plan->n_readers[value] == 0 ||
+        plan->n_readers[value] > 2 || !all_load(plan, value, DD_PENDING_NCHW))
+        return;
+    plan->taken[node] = true;
+    plan->values[value].pending = DD_PENDING_NCHW;
+    plan->values[value].x = n->in[0];
+    for (int i = 0; i < plan->n_readers[value]; i++) {
+        dd_conv *c = &plan->convs[plan->conv_of[plan->readers[value][i]]];
+        c->planar = !c->depthwise && !c->by_tap && c->k_h * c->c_in <= 64;
+    }
+}
+
 dd_status dd_layout_pending(dd_plan *plan) {
     const dd_graph *g = plan->graph;
     for (size_t i = 0; i < g->n_nodes; i++) {
@@ -108,19 +178,15 @@ dd_status dd_layout_pending(dd_plan *plan) {
             DD_TRY(gradient_pending(plan, (int)i));
         else if (op == &dd_op_dequantize)
             input_pending(plan, (int)i);
+        else if (op == &dd_op_concat)
+            parts_pending(plan, (int)i);
+        else if (op == &dd_op_transpose)
+            planes_pending(plan, (int)i);
     }
     return DD_OK;
 }
 
 /* ---- windows ------------------------------------------------------------------------------- */
-
-static bool is_concat(const dd_node *n) {
-    return n->op == &dd_op_concat;
-}
-
-static bool is_cut(const dd_node *n) {
-    return !n->backward && (n->op == &dd_op_split || n->op == &dd_op_slice);
-}
 
 /* A reshape, or the dequantize of an input that is given as floats. */
 static bool is_reshape(const dd_plan *plan, const dd_node *n) {
@@ -187,11 +253,6 @@ static int64_t part_offset(const dd_plan *plan, int joined, int part, int axis, 
     for (int i = 2; i < o->type.rank - 1; i++)
         rows *= o->type.dims[i];
     return v->dense && o->pitch != dd_type_last(&v->type) ? -1 : rows * o->pitch;
-}
-
-static int axis_of(const dd_node *n, int rank) {
-    int64_t axis = ((const dd_axis_params *)n->params)->axis;
-    return (int)(axis < 0 ? axis + rank : axis);
 }
 
 static bool once(const dd_node *n, int value) {

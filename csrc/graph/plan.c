@@ -52,6 +52,11 @@ void dd_step_reads(dd_plan *plan, dd_step *s, int value) {
         s->reads[s->n_reads++] = value;
         return;
     }
+    const dd_node *parts = v->pending == DD_PENDING_PARTS ? &plan->graph->nodes[v->parts] : NULL;
+    for (int i = 0; parts && i < parts->n_in; i++)
+        s->reads[s->n_reads++] = parts->in[i];
+    if (parts)
+        return;
     s->reads[s->n_reads++] = v->x;
     if (v->pending == DD_PENDING_BN_DX)
         s->reads[s->n_reads++] = v->dz;

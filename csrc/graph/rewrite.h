@@ -14,4 +14,10 @@
 dd_status dd_graph_deploy(const dd_graph *graph, const dd_store *store, dd_graph **deployed,
                           dd_store **deployed_store);
 
+/* Puts channels into orders in which shuffles and cuts of channels dissolve: the store's
+ * convolutions are permuted in place, *graph is replaced. Results are the same but for roundings.
+ * A graph without shuffles is left alone; so are values whose order somebody else knows. The last
+ * pass of dd_graph_deploy. */
+dd_status dd_graph_unshuffle(dd_graph **graph, dd_store *store);
+
 #endif

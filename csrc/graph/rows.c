@@ -87,6 +87,32 @@ static void load_u8(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y,
                                       out + i * c, c);
 }
 
+/* Each part's channels go between those of its neighbours. */
+static void load_parts(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
+                       int64_t count, float *out) {
+    const dd_node *node = &run->plan->graph->nodes[v->parts];
+    int64_t c = dd_type_last(&v->type);
+    for (int i = 0; i < node->n_in; i++) {
+        const dd_pvalue *part = &run->plan->values[node->in[i]];
+        int64_t own = dd_type_last(&part->type);
+        run->plan->kernels->copy_f32(dd_row(run, node->in[i], n, y) + x * part->pitch, part->pitch,
+                                     out, c, count, own);
+        out += own;
+    }
+}
+
+/* Row y of plane 0 of image n of a value that has its channels first. */
+static const float *plane_row(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y) {
+    const dd_pvalue *x = &run->plan->values[v->x];
+    return (const float *)run->plan->data[v->x] + n * x->image + y * x->type.dims[3];
+}
+
+static void load_nchw(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
+                      int64_t count, float *out) {
+    int64_t plane = v->type.dims[1] * v->type.dims[2], c = v->type.dims[3];
+    run->plan->kernels->transpose_f32(plane_row(run, v, n, y) + x, plane, out, c, c, count);
+}
+
 void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                     float *out) {
     const dd_pvalue *v = &run->plan->values[value];
@@ -102,6 +128,12 @@ void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t 
         break;
     case DD_PENDING_BN_DX:
         load_bn_dx(run, v, n, y, x, count, out);
+        break;
+    case DD_PENDING_PARTS:
+        load_parts(run, v, n, y, x, count, out);
+        break;
+    case DD_PENDING_NCHW:
+        load_nchw(run, v, n, y, x, count, out);
         break;
     }
 }
@@ -120,6 +152,52 @@ void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64
         memset(out, 0, (size_t)(left * c) * sizeof(float));
         dd_load_pixels(run, value, n, y, 0, w, out + left * c);
         memset(out + (left + w) * c, 0, (size_t)(right * c) * sizeof(float));
+    }
+}
+
+void dd_load_planes(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
+                    int64_t left, int64_t right, float *out) {
+    const dd_pvalue *v = &run->plan->values[value];
+    int64_t h = v->type.dims[1], w = v->type.dims[2], c = v->type.dims[3],
+            padded = left + w + right;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t plane = 0; plane < c; plane++, out += padded) {
+            int64_t y = first + i;
+            if (y < 0 || y >= h) {
+                memset(out, 0, (size_t)padded * sizeof(float));
+                continue;
+            }
+            memset(out, 0, (size_t)left * sizeof(float));
+            memcpy(out + left, plane_row(run, v, n, y) + plane * h * w, (size_t)w * sizeof(float));
+            memset(out + left + w, 0, (size_t)right * sizeof(float));
+        }
+}
+
+bool dd_is_in_place(const dd_plan *plan, int value) {
+    const dd_pvalue *v = &plan->values[value];
+    if (v->pending != DD_PENDING_PARTS)
+        return v->pending == DD_STORED;
+    const dd_node *n = &plan->graph->nodes[v->parts];
+    for (int i = 1; i < n->n_in; i++)
+        if (plan->values[n->in[i]].pitch != plan->values[n->in[0]].pitch)
+            return false;
+    return true;
+}
+
+void dd_gemm_source(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, dd_sources *s,
+                    dd_gemm *g) {
+    const dd_pvalue *v = &run->plan->values[value];
+    bool parts = v->pending == DD_PENDING_PARTS;
+    const dd_node *node = parts ? &run->plan->graph->nodes[v->parts] : NULL;
+    const int *values = parts ? node->in : &value;
+    g->segments = parts ? node->n_in : 1;
+    g->lda = run->plan->values[values[0]].pitch;
+    g->a = s->a;
+    g->k = (int)dd_type_last(&v->type);
+    g->ks = parts ? s->ks : NULL;
+    for (int i = 0; i < g->segments; i++) {
+        s->a[i] = dd_row(run, values[i], n, y) + x * g->lda;
+        s->ks[i] = (int)dd_type_last(&run->plan->values[values[i]].type);
     }
 }
 

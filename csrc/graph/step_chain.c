@@ -74,13 +74,8 @@ static void source_row(const chain *t, int64_t row) {
         return;
     }
     const dd_conv *e = &run->plan->convs[s->expand];
-    int64_t lda = run->plan->values[s->x].pitch;
-    const float *a = dd_row(run, s->x, t->n, y);
-    dd_gemm g = {.a = &a,
-                 .lda = lda,
-                 .segments = 1,
-                 .k = e->c_in,
-                 .b = run->plan->packed + e->packed,
+    dd_sources sources;
+    dd_gemm g = {.b = run->plan->packed + e->packed,
                  .c = to,
                  .ldc = t->pitch,
                  .m = count,
@@ -88,6 +83,7 @@ static void source_row(const chain *t, int64_t row) {
                  .bias = dd_conv_bias(run, e),
                  .act = s->act_expand,
                  .n_end = t->c->c_in};
+    dd_gemm_source(run, s->x, t->n, y, 0, &sources, &g);
     run->plan->kernels->gemm_f32(&g);
 }
 
@@ -217,7 +213,7 @@ static int producer_1x1(const dd_plan *plan, int value, dd_act *act, int *conv_n
         const dd_node *n = &g->nodes[v->producer];
         if (n->op == &dd_op_conv && plan->conv_of[v->producer] >= 0 &&
             dd_conv_pointwise(&plan->convs[plan->conv_of[v->producer]]) &&
-            dd_is_stored(plan, n->in[0])) {
+            dd_is_in_place(plan, n->in[0])) {
             *conv_node = v->producer;
             return plan->conv_of[v->producer];
         }

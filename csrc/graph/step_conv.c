@@ -120,6 +120,16 @@ static void pack_depthwise(const dd_conv *c, const float *weight, float *packed)
             packed[t * pitch + ch] = weight[ch * taps + t];
 }
 
+/* A row of taps in the order of channels, then taps. */
+static float *gather_planes(const dd_conv *c, const float *row, float *to) {
+    int taps = c->k_h * c->k_w;
+    for (int ch = 0; ch < c->c_in; ch++)
+        for (int tx = 0; tx < c->k_w; tx++)
+            for (int o = 0; o < c->c_out; o++)
+                *to++ = row[((int64_t)o * c->c_in + ch) * taps + tx];
+    return to;
+}
+
 /* One group's weights in the order of taps, then channels: gathered to (taps·k, n), then packed.
  */
 static void pack_taps(const dd_kernels_table *kernels, const dd_conv *c, const dd_conv_phase *phase,
@@ -129,7 +139,11 @@ static void pack_taps(const dd_kernels_table *kernels, const dd_conv *c, const d
     size_t group = kernels->gemm_f32_packed((int64_t)phase->taps_y * phase->taps_x * k, n);
     for (int g = 0; g < c->groups; g++) {
         float *to = gathered;
-        for (int ty = 0; ty < phase->taps_y; ty++)
+        for (int ty = 0; ty < phase->taps_y; ty++) {
+            if (c->planar) {
+                to = gather_planes(c, weight + ty * c->k_w, to);
+                continue;
+            }
             for (int tx = 0; tx < phase->taps_x; tx++) {
                 /* The gradient meets its taps in descending order, `stride` apart. */
                 int r = ty, s = tx;
@@ -144,6 +158,7 @@ static void pack_taps(const dd_kernels_table *kernels, const dd_conv *c, const d
                         *to++ = tap[((int64_t)o * in + ch) * taps];
                     }
             }
+        }
         kernels->gemm_f32_pack(gathered, n, 1, (int64_t)phase->taps_y * phase->taps_x * k, n,
                                packed + (size_t)g * group);
     }
@@ -182,7 +197,7 @@ bool dd_conv_pointwise(const dd_conv *c) {
 
 /* A 1×1 reads stored pixels where they lie. */
 static bool reads_in_place(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
-    return dd_conv_pointwise(c) && dd_is_stored(plan, s->x);
+    return dd_conv_pointwise(c) && dd_is_in_place(plan, s->x);
 }
 
 const float *dd_conv_bias(const dd_run *run, const dd_conv *c) {
@@ -191,13 +206,9 @@ const float *dd_conv_bias(const dd_run *run, const dd_conv *c) {
 
 static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n,
                          int64_t y, int64_t rows) {
-    const dd_pvalue *x = &run->plan->values[s->x], *out = &run->plan->values[s->y];
-    const float *a = dd_row(run, s->x, n, y);
-    dd_gemm g = {.a = &a,
-                 .lda = x->pitch,
-                 .segments = 1,
-                 .k = c->c_in,
-                 .b = run->plan->packed + c->packed,
+    const dd_pvalue *out = &run->plan->values[s->y];
+    dd_sources sources;
+    dd_gemm g = {.b = run->plan->packed + c->packed,
                  .c = dd_row(run, s->y, n, y),
                  .ldc = out->pitch,
                  .m = rows * c->ow,
@@ -205,6 +216,7 @@ static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, 
                  .bias = dd_conv_bias(run, c),
                  .act = s->residual >= 0 ? s->act_after : s->act,
                  .n_end = c->c_out};
+    dd_gemm_source(run, s->x, n, y, 0, &sources, &g);
     if (s->residual >= 0) {
         g.residual = dd_row(run, s->residual, n, y);
         g.ldr = run->plan->values[s->residual].pitch;
@@ -217,7 +229,7 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
                      int64_t row_floats, int64_t n, int64_t y) {
     const dd_pvalue *out = &run->plan->values[s->y];
     int in = c->c_in / c->groups, o = c->c_out / c->groups;
-    int taps = c->by_tap ? c->k_h * c->k_w : c->k_h;
+    int taps = c->by_tap ? c->k_h * c->k_w : c->planar ? c->k_h * in : c->k_h;
     const float *a[256];
     size_t group = run->plan->kernels->gemm_f32_packed((int64_t)c->k_h * c->k_w * in, o);
     const float *bias = dd_conv_bias(run, c);
@@ -225,11 +237,14 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
         for (int t = 0; t < taps; t++)
             a[t] = c->by_tap ? rows + (t / c->k_w) * c->dilation * row_floats +
                                    (int64_t)(t % c->k_w) * c->dilation * c->c_in + g * in
-                             : rows + t * row_floats;
+                   : c->planar ? rows + t * (row_floats / in)
+                               : rows + t * row_floats;
         dd_gemm m = {.a = a,
-                     .lda = (int64_t)c->stride * c->c_in,
+                     .lda = (int64_t)c->stride * (c->planar ? 1 : c->c_in),
                      .segments = taps,
-                     .k = c->by_tap ? in : c->k_w * in,
+                     .k = c->by_tap   ? in
+                          : c->planar ? c->k_w
+                                      : c->k_w * in,
                      .b = run->plan->packed + c->packed + (size_t)g * group,
                      .c = dd_row(run, s->y, n, y) + g * o,
                      .ldc = out->pitch,
@@ -300,8 +315,9 @@ static void conv_strip(const dd_run *run, const dd_step *s, const dd_conv *c, in
     int64_t width = (c->ow - 1) * c->stride + (int64_t)(c->k_w - 1) * c->dilation + 1;
     int64_t right = width - c->pad_left - c->w;
     int64_t row_floats = (c->pad_left + c->w + (right > 0 ? right : 0)) * c->c_in;
-    dd_load_strip(run, s->x, n, y * c->stride - c->pad_top, source_rows, c->pad_left,
-                  right > 0 ? right : 0, scratch);
+    (c->planar ? dd_load_planes : dd_load_strip)(run, s->x, n, y * c->stride - c->pad_top,
+                                                 source_rows, c->pad_left, right > 0 ? right : 0,
+                                                 scratch);
     for (int64_t i = 0; i < rows; i++) {
         const float *source = scratch + i * c->stride * row_floats;
         if (c->depthwise)

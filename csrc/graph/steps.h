@@ -31,6 +31,8 @@ typedef enum dd_pending {
     DD_PENDING_U8,     /* (x - zero) · scale of the uint8 value `x` */
     DD_PENDING_AFFINE, /* act(x · scale[c] + shift[c]): batch norm `norm` of `x` */
     DD_PENDING_BN_DX,  /* d·p + x·q + r, d = dz · act'(x · scale + shift) */
+    DD_PENDING_PARTS,  /* the inputs of the concatenation `parts`, side by side */
+    DD_PENDING_NCHW,   /* `x` with its channels first */
 } dd_pending;
 
 typedef struct dd_pvalue {
@@ -47,6 +49,7 @@ typedef struct dd_pvalue {
     int first, last;    /* waves between which it lives */
     dd_pending pending;
     int x, dz, norm; /* of pending ones: value ids and the norm's record */
+    int parts;       /* PENDING_PARTS: the concatenation, a node */
     dd_act act;
     float scale, zero; /* PENDING_U8 */
 } dd_pvalue;
@@ -84,6 +87,7 @@ typedef struct dd_conv {
     int c_in, c_out; /* channels of x and y, all groups */
     int64_t n, h, w, oh, ow;
     bool depthwise, by_tap; /* by_tap: a segment a tap (groups, dilation) */
+    bool planar;            /* x is PENDING_NCHW: a segment a row of a channel */
     int weight, bias;       /* store entries; bias -1 */
     dd_conv_phase forward, phases[DD_MAX_PHASES];
     int n_phases;
@@ -214,6 +218,23 @@ void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t 
  * outside the map are zero. */
 void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
                    int64_t left, int64_t right, float *out);
+/* The same of a value with its channels first, as planes: each row is C rows of left + W + right
+ * floats. */
+void dd_load_planes(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
+                    int64_t left, int64_t right, float *out);
+
+/* The most parts of a PENDING_PARTS value. */
+enum { DD_MAX_PARTS = 16 };
+typedef struct dd_sources {
+    const float *a[DD_MAX_PARTS];
+    int ks[DD_MAX_PARTS];
+} dd_sources;
+/* True where a matrix product can read the value's pixels where they lie: stored, or parts of one
+ * pitch. */
+bool dd_is_in_place(const dd_plan *plan, int value);
+/* Sets what of `g` concerns A: pixels from (n, y, x) on of a value in place. `s` must outlive g. */
+void dd_gemm_source(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, dd_sources *s,
+                    dd_gemm *g);
 void *dd_scratch(const dd_run *run, int thread);
 
 /* ---- report.c ------------------------------------------------------------------------------ */

@@ -1,0 +1,159 @@
+"""The planner on what imported networks bring: images with channels first, shuffles, cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import plan_nets
+import pytest
+
+from deepseek_det import _core, nn
+
+Graph = tuple[_core.Graph, _core.Store]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = _core.get_num_threads()
+    yield
+    _core.set_num_threads(before)
+
+
+def trace(build: plan_nets.Build, dims: list[int]) -> Graph:
+    """`build` over one input of these dimensions (-1: free), with random parameters."""
+    module = plan_nets.Blocks(build, dims)
+    store = _core.Store()
+    module.name_children()
+    for _, p in module.named_parameters():
+        store.add(p.name, p.shape, p.role, p.decay)
+        store.set(p.name, p.initial(3))
+        if p.name.endswith("bias"):
+            values = np.random.default_rng(5).normal(0, 0.3, p.shape)
+            store.set(p.name, values.astype(np.float32))
+    tracer = nn.Tracer(store)
+    out = module(tracer.input("x", "f32", dims))
+    for i, value in enumerate(out if isinstance(out, list) else [out]):
+        tracer.graph.output(f"y{i}", value.id)
+    return tracer.graph, store
+
+
+def check(graph: _core.Graph, store: _core.Store, shape: tuple[int, ...]) -> list[str]:
+    """Plan against interpreter, the same bits for any threads and strips; the patterns."""
+    deployed, folded = graph.deploy(store)
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
+    types = [("f32", shape)]
+    expected = _core.Interpreter(graph, store, types, seed=0).forward([x])
+    results = set()
+    for count in (1, 2, 3):
+        for strip in (0, 1, 3):
+            _core.set_num_threads(count)
+            plan = _core.Plan(deployed, folded, types, strip_rows=strip)
+            out = plan.forward([x])
+            for a, b in zip(out, expected, strict=True):
+                assert a.shape == b.shape
+                assert np.abs(a - b).max() <= 1e-5 * max(1.0, float(np.abs(b).max()))
+            results.add(tuple(a.tobytes() for a in out))
+    assert len(results) == 1
+    return [step["pattern"] for step in plan.steps()]
+
+
+def stem(k: int, stride: int, pad: int) -> plan_nets.Build:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
+        image = x.op("transpose", perm=[0, 2, 3, 1])
+        y = nn.relu(m("a", nn.Conv2d(3, 9, k, stride, pad))(image))
+        return y.op("transpose", perm=[0, 3, 1, 2])
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("k", "stride", "pad"), [(3, 2, 1), (6, 2, 2), (1, 1, 0), (3, 1, 0), (7, 4, 3)]
+)
+@pytest.mark.parametrize("size", [(33, 40), (20, 17)], ids=str)
+def test_channels_first_image_is_read_by_the_stem(
+    k: int, stride: int, pad: int, size: tuple[int, int]
+) -> None:
+    graph, store = trace(stem(k, stride, pad), [-1, 3, -1, -1])
+    assert check(graph, store, (2, 3, *size)) == ["conv", "move"]
+
+
+def test_channels_first_image_with_other_readers_stays_right() -> None:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
+        image = x.op("transpose", perm=[0, 2, 3, 1])
+        a = m("a", nn.Conv2d(3, 4, 3, 2, 1))(image)
+        b = m("b", nn.Conv2d(3, 3, 3, 1, 1, groups=3))(image)
+        return [a, b, m("c", nn.Conv2d(3, 4, 3, 1, 2, dilation=2))(b)]
+
+    graph, store = trace(build, [-1, 3, -1, -1])
+    assert "move" not in check(graph, store, (2, 3, 13, 18))
+    shared = trace(
+        lambda m, x: [build(m, x)[0], nn.relu(x.op("transpose", perm=[0, 2, 3, 1]))],
+        [-1, 3, -1, -1],
+    )
+    check(*shared, (1, 3, 13, 18))
+
+
+def halves(x: nn.Value) -> tuple[nn.Value, nn.Value]:
+    """Even and odd channels, the other shuffle that exporters write."""
+    even = x.op("slice", starts=[0], ends=[99], axes=[3], steps=[2])
+    return even, x.op("slice", starts=[1], ends=[99], axes=[3], steps=[2])
+
+
+def even_and_odd(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
+    y = m("stem", nn.Conv2d(5, 16, 3, 2, 1))(x)
+    for n in range(3):
+        left, right = halves(y)
+        z = nn.relu(m(f"{n}a", nn.Conv2d(8, 8, 1))(right))
+        z = m(f"{n}b", nn.Conv2d(8, 8, 3, 1, 1, groups=8))(z)
+        y = nn.concat([left, nn.relu(m(f"{n}c", nn.Conv2d(8, 8, 1))(z))])
+    pooled = y.op("avg_pool", kernel=[3, 3], stride=[2, 2], pads=[1] * 4)
+    return [m("p", nn.Conv2d(16, 4, 1))(y), m("q", nn.Conv2d(16, 3, 3, 1, 1))(pooled)]
+
+
+def scaled(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
+    """A shuffle whose channels meet another value's in a sum before a convolution."""
+    a = nn.relu(m("a", nn.Conv2d(5, 12, 1))(x))
+    b = nn.relu(m("b", nn.Conv2d(5, 12, 1))(x)).op("channel_shuffle", groups=3)
+    c = nn.unary(a + b, "hard_swish").op("channel_shuffle", groups=2)
+    return m("d", nn.Conv2d(12, 4, 3, 1, 1))(c)
+
+
+@pytest.mark.parametrize("build", [plan_nets.shuffle_net, even_and_odd, scaled])
+def test_shuffles_dissolve_into_the_weights(build: plan_nets.Build) -> None:
+    graph, store = trace(build, [-1, -1, -1, 5])
+    deployed, folded = graph.deploy(store)
+    ops = [node["op"] for node in deployed.nodes()]
+    assert "channel_shuffle" not in ops and "split" not in ops
+    again, _ = deployed.deploy(folded)
+    assert [node["op"] for node in again.nodes()] == ops
+    check(graph, store, (2, 24, 18, 5))
+
+
+def test_a_shuffle_whose_order_others_know_stays() -> None:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
+        a = nn.relu(m("a", nn.Conv2d(5, 12, 1))(x))
+        b = a.op("channel_shuffle", groups=3)
+        return [b, m("b", nn.Conv2d(12, 4, 1))(b), m("c", nn.Conv2d(12, 4, 1))(a)]
+
+    graph, store = trace(build, [-1, -1, -1, 5])
+    deployed, _ = graph.deploy(store)
+    assert "channel_shuffle" in [node["op"] for node in deployed.nodes()]
+    check(graph, store, (2, 9, 7, 5))
+
+
+def test_shared_weights_keep_their_order() -> None:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
+        a = nn.relu(m("a", nn.Conv2d(5, 12, 1))(x))
+        shared = m("s", nn.Conv2d(12, 4, 1))
+        return [shared(a.op("channel_shuffle", groups=3)), shared(a)]
+
+    graph, store = trace(build, [-1, -1, -1, 5])
+    check(graph, store, (2, 9, 7, 5))
+
+
+def test_parts_that_pass_through_a_stage_are_never_copied() -> None:
+    graph, store = trace(plan_nets.shuffle_net, [-1, -1, -1, 5])
+    patterns = check(graph, store, (1, 24, 18, 5))
+    # Copies stand only where a stage ends: its depthwise convolution wants one map.
+    assert patterns.count("move") <= 8
