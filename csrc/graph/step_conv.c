@@ -179,6 +179,10 @@ void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread) {
         return;
     }
     float *gathered = dd_scratch(run, thread);
+    if (c->winograd && !backward) {
+        dd_winograd_pack(plan->kernels, c, weight, gathered, packed);
+        return;
+    }
     if (!backward) {
         pack_taps(plan->kernels, c, &c->forward, weight, false, gathered, packed);
         return;

@@ -92,6 +92,7 @@ typedef struct dd_conv {
     dd_conv_phase forward, phases[DD_MAX_PHASES];
     int n_phases;
     bool uses_forward, uses_dx; /* which weights a step reads */
+    int winograd;               /* side of the output tiles; 0: no Winograd */
     size_t packed, packed_dx;   /* offsets in plan->packed */
     size_t packed_floats, packed_dx_floats;
 } dd_conv;
@@ -294,6 +295,10 @@ int64_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, con
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *conv);
 /* Reserves room for the packed weights. */
 void dd_conv_use(dd_plan *plan, dd_conv *conv);
+/* Winograd's weights: floats of all planes; `gathered` holds c_in · c_out. */
+size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *conv);
+void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *conv, const float *weight,
+                      float *gathered, float *packed);
 bool dd_conv_pointwise(const dd_conv *conv); /* 1×1 of stride 1, no padding, one group */
 const float *dd_conv_bias(const dd_run *run, const dd_conv *conv);
 dd_status dd_norm_record(dd_plan *plan, int node, int *norm); /* -1 where the steps can't run it */

@@ -153,6 +153,39 @@ typedef struct dd_depthwise_backward {
     float *dw;
 } dd_depthwise_backward;
 
+/* ---- Winograd (winograd.c) ----------------------------------------------------------------- */
+
+/* A row of `tiles` tiles of side × side outputs (side 2 or 4) of a 3×3 convolution of stride 1.
+ * Tile t's patch of α × α inputs, α = side + 2, starts at x + t·side·pitch; its number (i, j) goes
+ * to v[(i·α + j)·plane + t·v_pitch + c]. */
+typedef struct dd_winograd_input {
+    int side;
+    const float *x;
+    int64_t pitch, row_pitch; /* floats between pixels and rows, padded with zeros */
+    int64_t tiles;
+    int c;
+    float *v;
+    int64_t v_pitch, plane;
+} dd_winograd_input;
+
+/* Back: y = act(Aᵀ·m·A + bias + residual) from numbers (i, j) of tile t at m[(i·α + j)·plane +
+ * t·m_pitch + c]. Of the tiles' pixels the first `width` columns and `rows` rows are stored. */
+typedef struct dd_winograd_output {
+    int side;
+    const float *m;
+    int64_t m_pitch, plane;
+    int64_t tiles;
+    int c;
+    const float *bias; /* or NULL */
+    dd_act act;
+    const float *residual; /* or NULL; may be y */
+    int64_t residual_pitch, residual_row;
+    float *y;
+    int64_t y_pitch, y_row; /* floats between pixels and rows */
+    int64_t width;
+    int rows;
+} dd_winograd_output;
+
 /* ---- batch norm (norm.c) ------------------------------------------------------------------- */
 
 /* Over `rows` map rows of `width` pixels (a row starts row_pitch floats after the last): sum[c] +=

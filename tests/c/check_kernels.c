@@ -26,6 +26,7 @@
 #include "kernels_norm.h"
 #include "kernels_optimizer.h"
 #include "kernels_pool.h"
+#include "kernels_winograd.h"
 
 #define DD_KERNEL(name, result, arguments) void check_##name(kernel_check *k);
 #include "kernels/kernels.def"

@@ -1,0 +1,103 @@
+"""Winograd's 3×3 in a plan: right to its stated error, the same bits however it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from test_plan import Net, difference, trace
+
+from deepseek_det import _core, nn
+from deepseek_det.models.blocks import ConvNorm, RepVGGBlock
+
+WITHOUT = 1 << 1  # the row of steps.def
+TOLERANCE = 2e-5  # of the largest output
+
+
+class Residual(nn.Module):
+    """x + conv(x), then an activation: what the step's store can do."""
+
+    def __init__(self, channels: int, act: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, 1, 1)
+        self.act = act
+
+    def forward(self, x: nn.Value) -> nn.Value:
+        return nn.unary(x + self.conv(x), self.act)
+
+
+# channels up to 96 or so take tiles of 4 × 4 outputs, more take 2 × 2
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "4x4": lambda: Net(nn.Conv2d(5, 40, 1), nn.Conv2d(40, 33, 3, 1, 1), nn.Conv2d(33, 3, 1)),
+    "2x2": lambda: Net(nn.Conv2d(5, 120, 1), nn.Conv2d(120, 90, 3, 1, 1), nn.Conv2d(90, 3, 1)),
+    "no padding": lambda: Net(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3)),
+    "padding 3": lambda: Net(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 32, 3, 1, 3, bias=False)),
+    "hard_swish": lambda: Net(ConvNorm(5, 32, 1), ConvNorm(32, 48, 3, act="hard_swish")),
+    "repvgg": lambda: Net(ConvNorm(5, 36, 3, 2), RepVGGBlock(36, 36), RepVGGBlock(36, 50)),
+    "residual": lambda: Net(ConvNorm(5, 32, 1), Residual(32, "relu"), Residual(32, "silu")),
+}
+SHAPES = [(2, 13, 18, 5), (1, 5, 7, 5), (3, 24, 40, 5)]
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = _core.get_num_threads()
+    yield
+    _core.set_num_threads(before)
+
+
+def deployed(name: str) -> tuple[_core.Graph, _core.Store]:
+    graph, store = trace(NETS[name]())
+    result: tuple[_core.Graph, _core.Store] = graph.deploy(store)
+    return result
+
+
+def draw(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.default_rng(3).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NETS)
+def test_winograd_equals_interpreter(name: str, shape: tuple[int, ...]) -> None:
+    graph, store = deployed(name)
+    x, types = draw(shape), [("f32", shape)]
+    plan = _core.Plan(graph, store, types)
+    assert "winograd" in [s["pattern"] for s in plan.steps()]
+    expected = _core.Interpreter(graph, store, types, seed=0).forward([x])[0]
+    assert difference(plan.forward([x])[0], expected) <= TOLERANCE
+    without = _core.Plan(graph, store, types, without_patterns=WITHOUT)
+    assert "winograd" not in [s["pattern"] for s in without.steps()]
+    assert difference(without.forward([x])[0], expected) <= 1e-5
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_winograd_bits_do_not_depend_on_threads_rounds_or_batch(name: str) -> None:
+    graph, store = deployed(name)
+    x = draw(SHAPES[2])
+    results = set()
+    for count in (1, 2, 3):
+        _core.set_num_threads(count)
+        for strip in (0, 1, 2, 5):
+            plan = _core.Plan(graph, store, [("f32", x.shape)], strip_rows=strip)
+            results.add(plan.forward([x])[0].tobytes())
+    single = _core.Plan(graph, store, [("f32", (1, *x.shape[1:]))])
+    results.add(b"".join(single.forward([x[i : i + 1]])[0].tobytes() for i in range(len(x))))
+    assert len(results) == 1
+
+
+@pytest.mark.parametrize("name", ["4x4", "2x2"])
+def test_winograd_bits_do_not_depend_on_the_map(name: str) -> None:
+    """A tile whose patch of inputs lies inside both maps gives the same in both."""
+    graph, store = deployed(name)
+    large = draw((1, 37, 50, 5))
+    small = large[:, :18, :23]
+    a = _core.Plan(graph, store, [("f32", large.shape)]).forward([large])[0]
+    b = _core.Plan(graph, store, [("f32", small.shape)]).forward([np.ascontiguousarray(small)])[0]
+    assert a[:, :16, :20].tobytes() == b[:, :16, :20].tobytes()
+
+
+def test_winograd_is_not_for_training() -> None:
+    graph, store = trace(NETS["4x4"]())
+    plan = _core.Plan(graph.differentiate(store), store, [("f32", SHAPES[0])])
+    assert "winograd" not in [s["pattern"] for s in plan.steps()]
