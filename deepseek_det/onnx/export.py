@@ -21,12 +21,15 @@ from deepseek_det.checkpoint import write_bytes
 from deepseek_det.data.transforms import check_imgsz
 from deepseek_det.errors import Error
 from deepseek_det.onnx import export_head as head
+from deepseek_det.onnx import export_moves
 from deepseek_det.onnx.export_axes import InputType, Places, channels_first, native
 from deepseek_det.onnx.export_ops import ROWS, Call
 from deepseek_det.onnx.writer import ELEMENT, FLOAT, OPSETS, Port, Writer, package
 
 if TYPE_CHECKING:
     from deepseek_det.detector import Detector
+
+assert export_moves  # its import fills the rest of the table
 
 INPUT, OUTPUT = "images", "output0"
 """The names of a detector file's input and output."""
