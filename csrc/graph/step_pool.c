@@ -176,7 +176,8 @@ static bool is_window(const dd_plan *plan, const dd_node *n) {
     if ((n->op != &dd_op_max_pool && n->op != &dd_op_avg_pool) || n->n_out != 1)
         return false;
     const dd_pool_params *p = n->params;
-    return item(&p->kernel, 0, (int)plan->values[n->in[0]].type.dims[1]) <= MAX_TAPS &&
+    bool dilated = item(&p->dilation, 0, 1) != 1 || item(&p->dilation, 1, 1) != 1;
+    return item(&p->kernel, 0, (int)plan->values[n->in[0]].type.dims[1]) <= MAX_TAPS && !dilated &&
            !(p->ceil_mode && p->count_pad);
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/threads.h"
+#include "ops/resize.h"
 
 dd_map dd_map_of(const dd_type *type) {
     if (type->rank == 4)
@@ -99,16 +100,11 @@ static int64_t sum_units(const dd_plan *plan, const dd_step *s, int phase, int t
 
 /* The factor of a nearest resize by one whole number; 0 for any other. */
 static int upsample_factor(const dd_plan *plan, const dd_node *n) {
-    const dd_resize_params *p = n->params;
-    if (n->op != &dd_op_resize || n->backward || p->mode != 0)
+    if (n->op != &dd_op_resize || n->backward)
         return 0;
     const dd_type *x = &plan->values[n->in[0]].type, *y = &plan->values[n->out[0]].type;
-    if (x->rank != 4 || x->dtype != DD_F32 || x->dims[1] == 0 || x->dims[2] == 0)
-        return 0;
-    int64_t factor = y->dims[1] / x->dims[1];
-    bool whole = factor >= 1 && factor <= 16 && y->dims[1] == factor * x->dims[1] &&
-                 y->dims[2] == factor * x->dims[2];
-    return whole ? (int)factor : 0;
+    int64_t factor = dd_resize_factor(n->params, x, y);
+    return x->dtype == DD_F32 && factor <= 16 ? (int)factor : 0;
 }
 
 bool dd_is_addition(const dd_plan *plan, const dd_node *n) {

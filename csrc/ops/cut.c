@@ -1,4 +1,4 @@
-/* Slice and pad: a box of a larger array, and a larger array around a box. */
+/* Slice: a box of a larger array. */
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
@@ -7,8 +7,6 @@
 #include "ops/describe.h"
 #include "ops/node.h"
 #include "ops/walk.h"
-
-/* ---- slice --------------------------------------------------------------------------------- */
 
 static const dd_field slice_fields[] = {
     DD_INTS(dd_slice_params, starts),
@@ -145,74 +143,6 @@ static int slice_sample(int i, void *params, dd_type *in, int *n_in) {
     SAMPLES(cases, i, params, in, n_in);
 }
 
-/* ---- pad ----------------------------------------------------------------------------------- */
-
-static const dd_field pad_fields[] = {
-    DD_INTS(dd_pad_params, before),
-    DD_INTS(dd_pad_params, after),
-    DD_FLOAT(dd_pad_params, value, 0),
-    DD_END,
-};
-
-/* Lists of the rank's length: an axis without pads says 0. */
-static dd_status pad_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
-    const dd_pad_params *p = node->params;
-    DD_TRY(dd_need_f32("pad", "x", &in[0]));
-    DD_TRY(dd_need_list("pad", "before", &p->before, in[0].rank, 0));
-    DD_TRY(dd_need_list("pad", "after", &p->after, in[0].rank, 0));
-    out[0] = in[0];
-    for (int k = 0; k < in[0].rank; k++)
-        out[0].dims[k] += p->before.v[k] + p->after.v[k];
-    *n_out = 1;
-    return DD_OK;
-}
-
-/* Between x (or its gradient) and its place in the padded array. */
-static void move_inner(const dd_pad_params *p, const dd_array *x, const dd_array *padded,
-                       bool out) {
-    int64_t strides[DD_MAX_RANK];
-    dd_move m = {.rank = x->type.rank, .bytes = sizeof(float)};
-    dd_strides(padded, strides);
-    memcpy(m.dims, x->type.dims, (size_t)m.rank * sizeof *m.dims);
-    memcpy(out ? m.to_strides : m.from_strides, strides, (size_t)m.rank * sizeof *strides);
-    dd_strides(x, out ? m.from_strides : m.to_strides);
-    float *first = (float *)padded->data + dd_dot(m.rank, p->before.v, strides);
-    m.from = out ? x->data : first;
-    m.to = out ? first : x->data;
-    dd_move_run(&m);
-}
-
-/* Everything gets the value first: simple, and the border has no case of its own. */
-static dd_status pad_forward(const dd_op_args *a) {
-    const dd_pad_params *p = a->params;
-    dd_fill_f32(&a->out[0], (float)p->value);
-    move_inner(p, &a->in[0], &a->out[0], true);
-    return DD_OK;
-}
-
-/* The pads are constants: their gradient goes nowhere. */
-static dd_status pad_backward(const dd_op_args *a) {
-    if (a->din[0].data)
-        move_inner(a->params, &a->din[0], &a->dout[0], false);
-    return DD_OK;
-}
-
-static int pad_sample(int i, void *params, dd_type *in, int *n_in) {
-    static const struct {
-        dd_pad_params p;
-        int n;
-        dd_type in[1];
-    } cases[] = {
-        {{.before = INTS(0, 1, 2, 0), .after = INTS(0, 2, 0, 0), .value = 0.5},
-         1,
-         {F32(2, 3, 4, 5)}},
-        {{.before = INTS(0, 0, 0, 1), .after = INTS(0, 0, 0, 3)}, 1, {F32(1, 2, 3, 4)}},
-        {{.before = INTS(2), .after = INTS(1), .value = -1}, 1, {F32(5)}},
-        {{.before = INTS(1, 0, 0, 2, 1), .after = INTS(0, 1, 0, 0, 1)}, 1, {F32(2, 1, 2, 3, 2)}},
-    };
-    SAMPLES(cases, i, params, in, n_in);
-}
-
 const dd_op dd_op_slice = {
     .name = "slice",
     .doc = "Python's x[start:end:step] along each of `axes` (empty: the first ones in order); "
@@ -228,19 +158,4 @@ const dd_op dd_op_slice = {
     .channels = slice_channels,
     .quant = DD_Q_TIE,
     .sample = slice_sample,
-};
-
-const dd_op dd_op_pad = {
-    .name = "pad",
-    .doc = "x with `before` and `after` positions of `value` along each axis.",
-    .version = 1,
-    .min_in = 1,
-    .max_in = 1,
-    .params_size = sizeof(dd_pad_params),
-    .fields = pad_fields,
-    .infer = pad_infer,
-    .forward = pad_forward,
-    .backward = pad_backward,
-    .quant = DD_Q_TIE,
-    .sample = pad_sample,
 };

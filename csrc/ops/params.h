@@ -111,12 +111,6 @@ typedef struct dd_resize_params {
     int64_t exclude_outside; /* weights of taps outside the map are 0, the others sum to 1 */
 } dd_resize_params;
 
-/* Whether it is nearest with floor(o / scale): an output pixel repeats an input pixel. */
-static inline bool dd_resize_repeats(const dd_resize_params *p) {
-    bool floors = p->rounding == 0 && p->coordinates == DD_COORD_ASYMMETRIC;
-    return p->mode == 0 && (floors || (p->rounding == 0 && p->coordinates == DD_COORD_AUTO));
-}
-
 typedef struct dd_axis_params {
     int64_t axis; /* negative counts from the end */
 } dd_axis_params;

@@ -1,5 +1,5 @@
-/* Sums, means and extremes over axes. The walk has two nests: over what is kept, and for each of
- * those over what is reduced, in double. */
+/* Sums, means, extremes, norms and products over axes. The walk has two nests: over what is kept,
+ * and for each of those over what is reduced, in double. */
 #include <math.h>
 #include <string.h>
 
@@ -8,7 +8,8 @@
 #include "ops/node.h"
 #include "ops/walk.h"
 
-static const char *const kind_names[] = {"sum", "mean", "max", "min", NULL};
+static const char *const kind_names[] = {"sum", "mean", "max",        "min",         "prod",
+                                         "l1",  "l2",   "sum_square", "log_sum_exp", NULL};
 
 static const dd_field reduce_fields[] = {
     DD_ENUM(dd_reduce_params, kind, DD_SUM, kind_names),
@@ -52,7 +53,7 @@ static dd_status find_repeats(const dd_type *x, const dd_type *like, bool *gone)
     return DD_OK;
 }
 
-/* An empty sum is 0, but an empty mean or maximum is nothing: refused. */
+/* An empty sum is 0, an empty product 1, but an empty mean or maximum is nothing: refused. */
 static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     const dd_reduce_params *p = node->params;
     bool gone[DD_MAX_RANK];
@@ -68,7 +69,9 @@ static dd_status reduce_infer(const dd_node *node, const dd_type *in, dd_type *o
     DD_TRY(find_axes(p, in[0].rank, gone));
     dd_type y = {.dtype = DD_F32};
     for (int k = 0; k < in[0].rank; k++) {
-        if (gone[k] && in[0].dims[k] == 0 && p->kind != DD_SUM)
+        bool needs_one = p->kind == DD_MEAN || p->kind == DD_MAXIMUM || p->kind == DD_MINIMUM ||
+                         p->kind == DD_LOG_SUM_EXP;
+        if (gone[k] && in[0].dims[k] == 0 && needs_one)
             return dd_fail(DD_EVALUE, "reduce: axis %d is empty", k);
         if (!gone[k] || p->keepdims)
             y.dims[y.rank++] = gone[k] ? 1 : in[0].dims[k];
@@ -115,41 +118,113 @@ static nests nests_of(const dd_op_args *a, const dd_array *x, const dd_array *y)
     return n;
 }
 
-/* Extremes let a NaN win, as NumPy and torch do. */
+/* The sum so far with one more element. Extremes let a NaN win, as NumPy and torch do. */
 static double combine(int64_t kind, double sum, double v) {
-    if (kind == DD_MAXIMUM)
+    switch (kind) {
+    case DD_MAXIMUM:
         return v > sum || isnan(v) ? v : sum;
-    if (kind == DD_MINIMUM)
+    case DD_MINIMUM:
         return v < sum || isnan(v) ? v : sum;
-    return sum + v;
+    case DD_PRODUCT:
+        return sum * v;
+    case DD_NORM1:
+        return sum + fabs(v);
+    case DD_NORM2:
+    case DD_SUM_SQUARES:
+        return sum + v * v;
+    default:
+        return sum + v;
+    }
 }
 
-/* One result: all that is reduced into it. */
-static double reduce_line(const nests *n, int64_t kind, const float *x) {
+/* What the sum becomes when all is in it. */
+static double finish(int64_t kind, double sum, int64_t count) {
+    return kind == DD_MEAN ? sum / (double)count : kind == DD_NORM2 ? sqrt(sum) : sum;
+}
+
+/* e^x overflows beyond 88 in float and 709 in double: the maximum goes first. */
+static double log_sum_exp(const nests *n, const float *x, double most) {
     int64_t index[DD_MAX_RANK] = {0};
-    if (n->count == 0)
-        return 0;
-    double sum = kind == DD_MAXIMUM || kind == DD_MINIMUM ? (double)*x : 0;
+    double sum = 0;
+    if (isinf(most) || isnan(most))
+        return most;
     do
-        sum = combine(kind, sum, (double)x[dd_dot(n->gone, index, n->gone_x)]);
+        sum += exp((double)x[dd_dot(n->gone, index, n->gone_x)] - most);
     while (dd_next(n->gone, n->gone_dims, index));
-    return kind == DD_MEAN ? sum / (double)n->count : sum;
+    return most + log(sum);
+}
+
+static double start(int64_t kind, double first) {
+    bool extreme = kind == DD_MAXIMUM || kind == DD_MINIMUM;
+    return extreme ? first : kind == DD_PRODUCT ? 1 : 0;
+}
+
+/* One result: all that is reduced into it, a line of the last reduced axis at a time. */
+static double reduce_one(const nests *n, int64_t kind, const float *x) {
+    int64_t index[DD_MAX_RANK] = {0}, outer = n->gone ? n->gone - 1 : 0;
+    int64_t line = n->gone ? n->gone_dims[outer] : 1, step = n->gone ? n->gone_x[outer] : 0;
+    int64_t inner = kind == DD_LOG_SUM_EXP ? DD_MAXIMUM : kind;
+    if (n->count == 0)
+        return start(kind, 0);
+    double sum = start(inner, (double)*x);
+    do {
+        const float *from = x + dd_dot((int)outer, index, n->gone_x);
+        for (int64_t i = 0; i < line; i++)
+            sum = combine(inner, sum, (double)from[i * step]);
+    } while (dd_next((int)outer, n->gone_dims, index));
+    return kind == DD_LOG_SUM_EXP ? log_sum_exp(n, x, sum) : finish(kind, sum, n->count);
 }
 
 /* y is addressed by strides: without keepdims its axes are others than x's. */
-static dd_status reduce_forward(const dd_op_args *a) {
-    int64_t kind = ((const dd_reduce_params *)a->params)->kind, index[DD_MAX_RANK] = {0};
-    nests n = nests_of(a, &a->in[0], &a->out[0]);
+static dd_status reduce_plainly(const dd_op_args *a, const nests *n, int64_t kind) {
+    int64_t index[DD_MAX_RANK] = {0};
     const float *x = a->in[0].data;
     float *y = a->out[0].data;
-    if (dd_type_count(&a->out[0].type) == 0)
-        return DD_OK;
     do
-        y[dd_dot(n.kept, index, n.kept_y)] =
-            (float)reduce_line(&n, kind, x + dd_dot(n.kept, index, n.kept_x));
-    while (dd_next(n.kept, n.kept_dims, index));
+        y[dd_dot(n->kept, index, n->kept_y)] =
+            (float)reduce_one(n, kind, x + dd_dot(n->kept, index, n->kept_x));
+    while (dd_next(n->kept, n->kept_dims, index));
     return DD_OK;
 }
+
+/* Channels stay, as in a mean over the map: their sums run together over the rows of x, so that
+ * memory is read in its own order. */
+static dd_status reduce_rows(const dd_op_args *a, const nests *n, int64_t kind) {
+    int64_t index[DD_MAX_RANK] = {0}, c = n->kept_dims[n->kept - 1];
+    int outer = n->kept - 1;
+    double *sums = a->scratch;
+    do {
+        const float *x = (const float *)a->in[0].data + dd_dot(outer, index, n->kept_x);
+        float *y = (float *)a->out[0].data + dd_dot(outer, index, n->kept_y);
+        int64_t gone[DD_MAX_RANK] = {0};
+        for (int64_t i = 0; i < c; i++)
+            sums[i] = start(kind, n->count ? (double)x[i] : 0);
+        if (n->count > 0)
+            do {
+                const float *row = x + dd_dot(n->gone, gone, n->gone_x);
+                for (int64_t i = 0; i < c; i++)
+                    sums[i] = combine(kind, sums[i], (double)row[i]);
+            } while (dd_next(n->gone, n->gone_dims, gone));
+        for (int64_t i = 0; i < c; i++)
+            y[i] = (float)finish(kind, sums[i], n->count);
+    } while (dd_next(outer, n->kept_dims, index));
+    return DD_OK;
+}
+
+static size_t reduce_scratch(const dd_node *node, const dd_type *in) {
+    return node->backward ? 0 : (size_t)dd_type_last(&in[0]) * sizeof(double);
+}
+
+static dd_status reduce_forward(const dd_op_args *a) {
+    int64_t kind = ((const dd_reduce_params *)a->params)->kind;
+    nests n = nests_of(a, &a->in[0], &a->out[0]);
+    if (dd_type_count(&a->out[0].type) == 0)
+        return DD_OK;
+    bool rows = n.kept > 0 && n.kept_x[n.kept - 1] == 1 && n.kept_y[n.kept - 1] == 1;
+    return rows && kind != DD_LOG_SUM_EXP ? reduce_rows(a, &n, kind) : reduce_plainly(a, &n, kind);
+}
+
+/* ---- gradient ------------------------------------------------------------------------------ */
 
 /* Elements equal to the extreme `y`: they share its gradient, as in torch's amax. */
 static int64_t ties(const nests *n, const float *x, float y) {
@@ -160,17 +235,64 @@ static int64_t ties(const nests *n, const float *x, float y) {
     return count;
 }
 
-/* The gradient of one result to what it came from. */
-static void spread(const nests *n, int64_t kind, const float *x, float y, double dy, float *dx,
+/* The product of all elements but zeros, and how many zeros there are. */
+static double without_zeros(const nests *n, const float *x, int64_t *zeros) {
+    int64_t index[DD_MAX_RANK] = {0};
+    double product = 1;
+    *zeros = 0;
+    do {
+        double v = (double)x[dd_dot(n->gone, index, n->gone_x)];
+        *zeros += v == 0;
+        product *= v == 0 ? 1 : v;
+    } while (dd_next(n->gone, n->gone_dims, index));
+    return product;
+}
+
+/* What one result's gradient is spread with. */
+typedef struct slopes {
+    int64_t kind, ties, zeros; /* elements that share an extreme; that are 0 in a product */
+    double y, product, count;
+} slopes;
+
+static slopes slopes_of(const nests *n, int64_t kind, const float *x, float y) {
+    slopes s = {.kind = kind, .y = (double)y, .count = (double)n->count};
+    if (kind == DD_MAXIMUM || kind == DD_MINIMUM)
+        s.ties = ties(n, x, y);
+    if (kind == DD_PRODUCT)
+        s.product = without_zeros(n, x, &s.zeros);
+    return s;
+}
+
+/* d y / d x for an element x. Where a norm is 0 its slope is 0, as in torch. */
+static double slope(const slopes *s, double x) {
+    switch (s->kind) {
+    case DD_MEAN:
+        return 1 / s->count;
+    case DD_MAXIMUM:
+    case DD_MINIMUM:
+        return x == s->y ? 1 / (double)s->ties : 0;
+    case DD_PRODUCT: /* of all the others */
+        return x == 0 ? (s->zeros == 1 ? s->product : 0) : s->zeros ? 0 : s->product / x;
+    case DD_NORM1:
+        return (x > 0) - (x < 0);
+    case DD_NORM2:
+        return s->y > 0 ? x / s->y : 0;
+    case DD_SUM_SQUARES:
+        return 2 * x;
+    case DD_LOG_SUM_EXP:
+        return exp(x - s->y);
+    default:
+        return 1;
+    }
+}
+
+/* The gradient of one result to what it came from; x is NULL where no slope reads it. */
+static void spread(const nests *n, const slopes *s, const float *x, double dy, float *dx,
                    const int64_t *dx_strides) {
     int64_t index[DD_MAX_RANK] = {0};
-    bool extreme = kind == DD_MAXIMUM || kind == DD_MINIMUM;
-    double share = kind == DD_MEAN ? dy / (double)n->count : dy;
-    if (extreme)
-        share = dy / (double)ties(n, x, y);
     do {
-        bool takes = !extreme || x[dd_dot(n->gone, index, n->gone_x)] == y;
-        dx[dd_dot(n->gone, index, dx_strides)] = takes ? (float)share : 0;
+        double v = x ? (double)x[dd_dot(n->gone, index, n->gone_x)] : 0;
+        dx[dd_dot(n->gone, index, dx_strides)] = (float)(dy * slope(s, v));
     } while (dd_next(n->gone, n->gone_dims, index));
 }
 
@@ -180,14 +302,15 @@ static dd_status reduce_backward(const dd_op_args *a) {
         return DD_OK;
     /* x, y and their gradients may each have a pitch of its own. */
     nests n = nests_of(a, &a->in[0], &a->out[0]), d = nests_of(a, &a->din[0], &a->dout[0]);
-    const float *x = a->in[0].data, *y = a->out[0].data, *dy = a->dout[0].data;
+    const float *dy = a->dout[0].data;
     float *dx = a->din[0].data;
-    bool extreme = kind == DD_MAXIMUM || kind == DD_MINIMUM;
+    bool reads = kind != DD_SUM && kind != DD_MEAN;
     do {
-        float value = extreme ? y[dd_dot(n.kept, index, n.kept_y)] : 0;
-        spread(&n, kind, extreme ? x + dd_dot(n.kept, index, n.kept_x) : NULL, value,
-               (double)dy[dd_dot(d.kept, index, d.kept_y)], dx + dd_dot(d.kept, index, d.kept_x),
-               d.gone_x);
+        const float *x = (const float *)a->in[0].data + dd_dot(n.kept, index, n.kept_x);
+        const float *y = (const float *)a->out[0].data + dd_dot(n.kept, index, n.kept_y);
+        slopes s = slopes_of(&n, kind, x, reads ? *y : 0);
+        spread(&n, &s, reads ? x : NULL, (double)dy[dd_dot(d.kept, index, d.kept_y)],
+               dx + dd_dot(d.kept, index, d.kept_x), d.gone_x);
     } while (dd_next(n.kept, n.kept_dims, index));
     return DD_OK;
 }
@@ -223,14 +346,22 @@ static int reduce_sample(int i, void *params, dd_type *in, int *n_in) {
         {{.kind = DD_SUM}, 2, {F32(2, 3, 4, 7), F32(2, 1, 1, 7)}},
         {{.kind = DD_SUM}, 2, {F32(2, 3, 5), F32(1)}},
         {{.kind = DD_SUM}, 2, {F32(3, 4), F32(3, 4)}},
+        {{.kind = DD_PRODUCT, .axes = INTS(1)}, 1, {F32(3, 4, 2)}},
+        {{.kind = DD_NORM1, .axes = INTS(-1), .keepdims = 1}, 1, {F32(3, 9)}},
+        {{.kind = DD_NORM2, .axes = INTS(1, 2)}, 1, {F32(2, 3, 2, 5)}},
+        {{.kind = DD_SUM_SQUARES}, 1, {F32(2, 3, 4)}},
+        {{.kind = DD_LOG_SUM_EXP, .axes = INTS(2, 0), .keepdims = 1}, 1, {F32(2, 3, 5)}},
+        {{.kind = DD_LOG_SUM_EXP, .axes = INTS(0)}, 1, {F32(6, 3)}},
     };
     SAMPLES(cases, i, params, in, n_in);
 }
 
 const dd_op dd_op_reduce = {
     .name = "reduce",
-    .doc = "sum, mean, max or min of x over `axes` (empty: all). With a second input `like` (read "
-           "for its type): the sum over what broadcasting like to x repeats.",
+    .doc =
+        "sum, mean, max, min, product, l1 (Σ |x|), l2 (√Σ x²), Σ x² or log Σ e^x of x over `axes` "
+        "(empty: all). With a second input `like` (read "
+        "for its type): the sum over what broadcasting like to x repeats.",
     .version = 1,
     .min_in = 1,
     .max_in = 2,
@@ -239,6 +370,7 @@ const dd_op dd_op_reduce = {
     .shape_inputs = 1u << 1,
     .backward_uses = DD_USES_IN(0) | DD_USES_OUT(0),
     .infer = reduce_infer,
+    .scratch = reduce_scratch,
     .forward = reduce_forward,
     .backward = reduce_backward,
     .channels = reduce_channels,
