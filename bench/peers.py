@@ -96,8 +96,11 @@ def ncnn_run(path: Path, x: np.ndarray, threads: int) -> Run:
     for half in ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage"):
         setattr(option, f"use_{half}", False)
     if net.load_param(str(parameters)) or net.load_model(str(weights)):
-        raise RuntimeError("ncnn can't read what pnnx wrote")
-    into, out = net.input_names()[0], net.output_names()
+        kinds = {line.split()[0] for line in parameters.read_text().splitlines()[2:]}
+        foreign = ", ".join(sorted(kind for kind in kinds if "." in kind))
+        raise RuntimeError(f"pnnx leaves what ncnn has no layer for: {foreign or 'unknown'}")
+    # pnnx numbers the outputs (out0, out1, …); ncnn lists them in the order of its layers
+    into, out = net.input_names()[0], sorted(net.output_names(), key=lambda n: int(n[3:]))
 
     def run() -> list[np.ndarray]:
         extractor = net.create_extractor()

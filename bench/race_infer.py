@@ -51,7 +51,10 @@ def race(entry: Entry, contest: Contest, threads: int, args: argparse.Namespace)
             run = PEERS[name](contest.path, contest.planes, threads)
             errors[name] = error_of(mine, run())
         except Exception as reason:  # whatever a peer can't do leaves the others racing
-            print(f"{entry.name} {entry.size}: {name} does not run: {reason}", flush=True)
+            failed = f"{entry.name} {entry.size}: {name} does not run: {reason}"
+            if failed not in args.failures:
+                args.failures.append(failed)
+                print(failed, flush=True)
             continue
         contestants[name] = run
     if "openvino" in contestants and args.extra:
@@ -62,6 +65,19 @@ def race(entry: Entry, contest: Contest, threads: int, args: argparse.Namespace)
     ratio = best / ms["ours"]
     low = {name: 1e3 * min(t) for name, t in times.items()}
     return {"ms": ms, "low": low, "errors": errors, "ratio": ratio}
+
+
+def roofline(entry: Entry, contest: Contest, threads: int, ms: float) -> str:
+    """What the machine's measured peaks allow for the steps that we run."""
+    found = contest.model.profile(imgsz=entry.size, runs=2)
+    peak, memory = found.machine.flops / 1e9, found.machine.bytes_per_second / 1e9
+    gflop, megabytes = found.flop / 1e9, found.bytes / 1e6
+    return (
+        f"- {entry.name} {entry.size}, {threads} thread{'s' * (threads > 1)}: "
+        f"{gflop:.3f} GFLOP at {peak:.0f} GFLOP/s {1e3 * gflop / peak:.2f} ms, "
+        f"{megabytes:.1f} MB at {memory:.1f} GB/s {megabytes / memory:.2f} ms, "
+        f"step by step {found.bound_ms:.2f} ms: {found.bound_ms / ms:.0%} of our time"
+    )
 
 
 def main() -> None:
@@ -75,14 +91,16 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("../shared/models"))
     parser.add_argument("--record", metavar="SECTION", help="section of RESULTS.md to replace")
     args = parser.parse_args()
+    args.failures = []
     columns = ["ours", *args.peers, *([EXTRA] if args.extra else [])]
     rows: list[list[str]] = []
+    bounds: list[str] = []
     ratios: dict[int, list[float]] = {threads: [] for threads in args.threads}
     with tempfile.TemporaryDirectory() as folder:
         for entry in (e for e in NETS if f"{e.name}:{e.size}" in args.nets):
             try:
                 contest = prepare(entry, Path(folder), args.models)
-            except (AttributeError, OSError, dd.Error) as reason:
+            except (OSError, dd.Error) as reason:
                 print(f"{entry.name} {entry.size}: left out: {reason}", flush=True)
                 continue
             for threads in args.threads:
@@ -94,6 +112,7 @@ def main() -> None:
                     + [f"{result['ratio']:.2f}", f"{max(result['errors'].values()):.1e}"]
                 )
                 ratios[threads].append(result["ratio"])
+                bounds.append(roofline(entry, contest, threads, ms["ours"]))
                 print(" | ".join(rows[-1]), flush=True)
     lines = [
         f"{threads} thread{'s' * (threads > 1)}: best peer / ours, geometric mean "
@@ -105,7 +124,12 @@ def main() -> None:
         f"{machine()}; {peers.versions()}; milliseconds, median of {EACH * args.rounds}, float32."
     )
     text = table(["net", "threads", *columns, "best peer / ours", "error"], rows)
-    body = "\n\n".join([head, text, "\n".join(lines)])
+    note = (
+        "Bounds: multiply-adds of the direct convolutions at the measured peak, bytes that the "
+        "steps can't do without at the bandwidth of a copy beyond the private caches; a step "
+        "needs the larger of both."
+    )
+    body = "\n\n".join([head, text, "\n".join(lines + args.failures), note, "\n".join(bounds)])
     print(body)
     if args.record:
         record(args.record, body)

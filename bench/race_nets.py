@@ -47,7 +47,7 @@ class Contest:
     planes: np.ndarray
     ours: Callable[[], list[np.ndarray]]
     as_theirs: Callable[[list[np.ndarray]], list[np.ndarray]]
-    net: Any
+    model: Model
 
 
 def own_model(name: str) -> Model:
@@ -68,7 +68,7 @@ def own_model(name: str) -> Model:
 
 
 def prepare(entry: Entry, folder: Path, models: Path) -> Contest:
-    """The contest of a net. Raises AttributeError where a foreign net can't be read yet."""
+    """The contest of a net. Raises OSError where a foreign net's file is missing."""
     x = np.random.default_rng(2).random((1, entry.size, entry.size, 3), np.float32)
     planes = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     if entry.file:
@@ -76,7 +76,7 @@ def prepare(entry: Entry, folder: Path, models: Path) -> Contest:
         path = folder / entry.file
         path.write_bytes((models / entry.file).read_bytes())
         feed = {_input_name(path): planes}
-        return Contest(path, planes, lambda: list(net.run(feed).values()), list, net)
+        return Contest(path, planes, lambda: list(net.run(feed).values()), list, net.model)
     model = own_model(entry.name)
     path = folder / f"{entry.name.replace('-', '_')}{entry.size}.onnx"  # pnnx makes "-" an "_"
     to_onnx(model, entry.size, path)

@@ -384,7 +384,7 @@ class _Machine(TypedDict):
     bytes_per_second: float
     clock_seconds: float
 
-# takes a tenth of a second
+# takes some tenths of a second
 def measure_machine() -> _Machine: ...
 def ops() -> list[_Op]: ...
 def optim_apply(

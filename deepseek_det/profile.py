@@ -23,6 +23,8 @@ Bound = Literal["arithmetic", "traffic", "neither", ""]
 
 # A bound that takes less than this share of a step's time does not explain it.
 EXPLAINS = 0.5
+# Runs that nobody counts: weights are packed, memory is touched, threads are awake.
+WARM_UP = 2
 # A time of fewer clock steps than this gives no rate.
 CLOCK_STEPS = 20
 
@@ -305,11 +307,17 @@ def profile_plan(
         raise ValueError(f"profile: runs is {runs}, at least 1 is needed")
     machine = measure()
     names = [str(node["name"]) for node in graph.nodes()]
-    whole = _median_ms(run, runs)
-    plan.profile(True)
+    whole: list[float] = []
+    times: list[list[float]] = []
+    for _ in range(WARM_UP):
+        run()
     try:
-        times: list[list[float]] = []
-        for _ in range(runs):
+        for _ in range(runs):  # with and without the watch by turns: both see the same machine
+            plan.profile(False)
+            start = time.perf_counter()
+            run()
+            whole.append(1e3 * (time.perf_counter() - start))
+            plan.profile(True)
             run()
             times.append([s["milliseconds"] for s in plan.steps()])
         found = plan.steps()
@@ -327,7 +335,7 @@ def profile_plan(
         )
         for s, ms in zip(found, zip(*times, strict=True), strict=True)
     )
-    return Profile(steps, machine, whole, images, training)
+    return Profile(steps, machine, statistics.median(whole), images, training)
 
 
 def inputs_of(
@@ -406,17 +414,6 @@ def profile_training(
     return Profile(
         (*profile.steps, step), profile.machine, profile.ms, profile.images, training=True
     )
-
-
-def _median_ms(run: Callable[[], object], runs: int) -> float:
-    for _ in range(2):
-        run()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
 
 
 _KINDS: dict[str, type[np.generic]] = {

@@ -12,7 +12,7 @@ typedef struct dd_machine {
     double clock_seconds;    /* the shortest time that the clock can tell from nothing */
 } dd_machine;
 
-/* Takes about a tenth of a second and 64 MiB a thread; the best of several short runs, since other
+/* Takes some tenths of a second and 64 MiB a thread; the best of several short runs, since other
  * programs can only make them longer. Call it once a process and thread count and keep the result.
  * DD_ENOMEM where the buffers don't fit. */
 dd_status dd_machine_measure(dd_machine *machine);
