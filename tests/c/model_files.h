@@ -22,7 +22,8 @@ typedef struct bytes {
     size_t length, capacity;
 } bytes;
 
-static inline void bytes_add(bytes *b, const void *data, size_t n) {
+/* Not inlined: gcc takes what realloc() gave for the room that was asked for before. */
+static __attribute__((noinline, unused)) void bytes_add(bytes *b, const void *data, size_t n) {
     if (b->length + n + 1 > b->capacity) {
         b->capacity = 2 * (b->length + n + 1);
         b->data = realloc(b->data, b->capacity);
