@@ -162,6 +162,16 @@ def test_plan_training_equals_interpreter(name: str, shape: tuple[int, ...]) -> 
     assert statistics <= 1e-5
 
 
+def test_plan_training_of_large_maps_equals_interpreter() -> None:
+    """Maps that no cache holds are stored past the caches."""
+    graph, store = trace(Net(InvertedResidual(5, 64, 7, 3, 2, "relu"), nn.Conv2d(7, 2, 1)))
+    x = np.random.default_rng(1).standard_normal((1, 193, 192, 5)).astype(np.float32)
+    forward, gradient, statistics = train_both(graph, store, x)
+    assert forward <= 1e-5
+    assert gradient <= 1e-4
+    assert statistics <= 1e-5
+
+
 @pytest.mark.parametrize("without", [1 << i for i in range(PATTERNS)] + [(1 << PATTERNS) - 1])
 @pytest.mark.parametrize(
     "name",

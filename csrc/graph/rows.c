@@ -24,24 +24,25 @@ void *dd_scratch(const dd_run *run, int thread) {
     return run->plan->scratch + (size_t)thread * run->plan->scratch_bytes;
 }
 
-static void load_stored(const dd_pvalue *v, const float *from, int64_t count, float *out) {
+static void load_stored(const dd_pvalue *v, const float *from, int64_t count, float *out,
+                        int64_t pitch) {
     int64_t c = dd_type_last(&v->type);
-    if (v->pitch == c) {
+    if (v->pitch == c && pitch == c) {
         memcpy(out, from, (size_t)(count * c) * sizeof(float));
         return;
     }
     for (int64_t i = 0; i < count; i++)
-        memcpy(out + i * c, from + i * v->pitch, (size_t)c * sizeof(float));
+        memcpy(out + i * pitch, from + i * v->pitch, (size_t)c * sizeof(float));
 }
 
 static void load_affine(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
-                        int64_t count, float *out) {
+                        int64_t count, float *out, int64_t pitch) {
     const dd_norm *norm = &run->plan->norms[v->norm];
     const dd_pvalue *source = &run->plan->values[v->x];
     dd_affine a = {.x = dd_row(run, v->x, n, y) + x * source->pitch,
                    .pitch = source->pitch,
                    .y = out,
-                   .y_pitch = norm->c,
+                   .y_pitch = pitch,
                    .pixels = count,
                    .c = norm->c,
                    .scale = run->plan->vectors + norm->scale,
@@ -51,7 +52,7 @@ static void load_affine(const dd_run *run, const dd_pvalue *v, int64_t n, int64_
 }
 
 static void load_bn_dx(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
-                       int64_t count, float *out) {
+                       int64_t count, float *out, int64_t pitch) {
     const dd_norm *norm = &run->plan->norms[v->norm];
     const dd_pvalue *source = &run->plan->values[v->x], *gradient = &run->plan->values[v->dz];
     const float *vectors = run->plan->vectors;
@@ -60,7 +61,7 @@ static void load_bn_dx(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t
                   .x = dd_row(run, v->x, n, y) + x * source->pitch,
                   .pitch = source->pitch,
                   .dx = out,
-                  .dx_pitch = norm->c,
+                  .dx_pitch = pitch,
                   .pixels = count,
                   .c = norm->c,
                   .scale = vectors + norm->scale,
@@ -73,30 +74,29 @@ static void load_bn_dx(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t
 }
 
 static void load_u8(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
-                    int64_t count, float *out) {
+                    int64_t count, float *out, int64_t pitch) {
     const dd_pvalue *source = &run->plan->values[v->x];
     int64_t c = dd_type_last(&v->type), width = source->type.dims[2];
     const uint8_t *from = (const uint8_t *)run->plan->data[v->x] + n * source->image +
                           (y * width + x) * source->pitch;
-    if (source->pitch == c) {
+    if (source->pitch == c && pitch == c) {
         run->plan->kernels->u8_to_f32(from, v->scale, -v->zero * v->scale, out, count * c);
         return;
     }
     for (int64_t i = 0; i < count; i++)
         run->plan->kernels->u8_to_f32(from + i * source->pitch, v->scale, -v->zero * v->scale,
-                                      out + i * c, c);
+                                      out + i * pitch, c);
 }
 
 /* Each part's channels go between those of its neighbours. */
 static void load_parts(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
-                       int64_t count, float *out) {
+                       int64_t count, float *out, int64_t pitch) {
     const dd_node *node = &run->plan->graph->nodes[v->parts];
-    int64_t c = dd_type_last(&v->type);
     for (int i = 0; i < node->n_in; i++) {
         const dd_pvalue *part = &run->plan->values[node->in[i]];
         int64_t own = dd_type_last(&part->type);
         run->plan->kernels->copy_f32(dd_row(run, node->in[i], n, y) + x * part->pitch, part->pitch,
-                                     out, c, count, own);
+                                     out, pitch, count, own);
         out += own;
     }
 }
@@ -108,32 +108,38 @@ static const float *plane_row(const dd_run *run, const dd_pvalue *v, int64_t n, 
 }
 
 static void load_nchw(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
-                      int64_t count, float *out) {
+                      int64_t count, float *out, int64_t pitch) {
     int64_t plane = v->type.dims[1] * v->type.dims[2], c = v->type.dims[3];
-    run->plan->kernels->transpose_f32(plane_row(run, v, n, y) + x, plane, out, c, c, count);
+    run->plan->kernels->transpose_f32(plane_row(run, v, n, y) + x, plane, out, pitch, c, count);
 }
 
 void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                     float *out) {
+    dd_load_pixels_at(run, value, n, y, x, count, out,
+                      dd_type_last(&run->plan->values[value].type));
+}
+
+void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                       float *out, int64_t pitch) {
     const dd_pvalue *v = &run->plan->values[value];
     switch (v->pending) {
     case DD_STORED:
-        load_stored(v, dd_row(run, value, n, y) + x * v->pitch, count, out);
+        load_stored(v, dd_row(run, value, n, y) + x * v->pitch, count, out, pitch);
         break;
     case DD_PENDING_U8:
-        load_u8(run, v, n, y, x, count, out);
+        load_u8(run, v, n, y, x, count, out, pitch);
         break;
     case DD_PENDING_AFFINE:
-        load_affine(run, v, n, y, x, count, out);
+        load_affine(run, v, n, y, x, count, out, pitch);
         break;
     case DD_PENDING_BN_DX:
-        load_bn_dx(run, v, n, y, x, count, out);
+        load_bn_dx(run, v, n, y, x, count, out, pitch);
         break;
     case DD_PENDING_PARTS:
-        load_parts(run, v, n, y, x, count, out);
+        load_parts(run, v, n, y, x, count, out, pitch);
         break;
     case DD_PENDING_NCHW:
-        load_nchw(run, v, n, y, x, count, out);
+        load_nchw(run, v, n, y, x, count, out, pitch);
         break;
     }
 }

@@ -345,6 +345,10 @@ static void conv_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
     }
     int64_t row, end;
     dd_cut(c->n * c->oh, units, unit, &row, &end);
+    if (s->by_pieces) {
+        dd_conv_pieces(run, s, row, end, unit, dd_scratch(run, thread));
+        return;
+    }
     while (row < end) {
         int64_t n = row / c->oh, y = row % c->oh;
         int64_t rows = end - row < c->oh - y ? end - row : c->oh - y;
@@ -457,11 +461,14 @@ dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *ma
     dd_conv_epilogue(plan, s, c);
     take_sums(plan, s);
     dd_step_writes(s, s->y);
+    s->by_pieces = dd_conv_by_pieces(c) && (s->norm >= 0 || !reads_in_place(plan, s, c));
     s->strip =
         reads_in_place(plan, s, c) && s->norm < 0 ? (int)c->oh : strip_rows(plan, c, 192 << 10);
     if (plan->options.strip_rows > 0)
         s->strip = plan->options.strip_rows;
     s->scratch = strip_bytes(c, s->strip < c->oh ? s->strip : (int)c->oh);
+    if (s->by_pieces)
+        s->scratch = dd_conv_pieces_scratch(plan, s, c);
     dd_conv_use(plan, c);
     *matched = true;
     return DD_OK;

@@ -333,6 +333,10 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
         dd_depthwise_backward_unit(run, s, unit, thread);
         return;
     }
+    if (dd_conv_pointwise(c)) {
+        dd_pointwise_backward_unit(run, s, unit, thread);
+        return;
+    }
     int64_t row, end;
     dd_cut(c->n * c->oh, s->n_slots, unit, &row, &end);
     while (row < end) {
@@ -366,7 +370,11 @@ static void choose_slots(dd_step *s, const dd_conv *c) {
 static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
     choose_slots(s, c);
     if (c->depthwise) {
-        s->scratch = (size_t)dd_depthwise_backward_scratch(plan, s, c) * sizeof(float);
+        s->scratch = dd_depthwise_backward_scratch(plan, s, c);
+        return;
+    }
+    if (dd_conv_pointwise(c)) {
+        s->scratch = dd_pointwise_backward_scratch(plan, s, c);
         return;
     }
     int64_t rows = c->oh;

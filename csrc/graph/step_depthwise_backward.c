@@ -98,13 +98,14 @@ static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
         d.x_begin = c->pad_left + x;
         d.width = c->w - x < piece ? c->w - x : piece;
         d.x = x_ready(run, s, t, y, x, d.width, &d.pitch);
-        if (s->dx >= 0) {
-            d.dx_pitch = run->plan->values[s->dx].pitch;
-            d.dx = dd_row(run, s->dx, t->n, y) + x * d.dx_pitch;
-        }
+        if (s->dx >= 0)
+            d.dx = dd_piece_begin(run, s->dx, t->n, y, x, t->dx, &d.dx_pitch);
         run->plan->kernels->depthwise_backward_f32(&d);
         if (s->reduction.norm >= 0)
-            dd_norm_gradient_pixels(run, &s->reduction, s->dx, t->n, y, x, d.width, slot);
+            dd_norm_gradient_pixels(run, &s->reduction, d.dx, d.dx_pitch, t->n, y, x, d.width,
+                                    slot);
+        if (s->dx >= 0)
+            dd_piece_end(run, s->dx, t->n, y, x, d.width, d.dx);
     }
 }
 
@@ -138,7 +139,8 @@ static int64_t place(const dd_plan *plan, const dd_step *s, const dd_conv *c, fl
                      pass *t) {
     int64_t piece = piece_pixels(c) * c->c_in, row = c->ow * c->c_in, at = 0;
     int64_t sizes[] = {taps_floats(c), dd_is_stored(plan, s->dy) ? 0 : c->k_h * row,
-                       dd_is_stored(plan, s->x) ? 0 : piece, s->dx >= 0 ? 0 : piece,
+                       dd_is_stored(plan, s->x) ? 0 : piece,
+                       s->dx >= 0 ? dd_piece_floats(plan, s->dx, piece_pixels(c)) : piece,
                        wants_db(s) ? row : 0};
     float **parts[] = {&t->part, &t->ring, &t->x, &t->dx, &t->spare};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -148,9 +150,9 @@ static int64_t place(const dd_plan *plan, const dd_step *s, const dd_conv *c, fl
     return at;
 }
 
-int64_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
+size_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
     pass t;
-    return place(plan, s, c, NULL, &t);
+    return (size_t)place(plan, s, c, NULL, &t) * sizeof(float);
 }
 
 void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t unit, int thread) {
@@ -172,4 +174,5 @@ void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t uni
         if (wants_dw(s) && (done % PART_ROWS == 0 || row + 1 == end))
             add_part(run, c, &t, unit);
     }
+    dd_pieces_done(run, s->dx);
 }

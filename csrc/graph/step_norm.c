@@ -198,40 +198,44 @@ void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_
     memset(slot_sums(run, r, slot), 0, 2 * (size_t)run->plan->norms[r->norm].c * sizeof(double));
 }
 
-static void add_gradient(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n, int64_t y,
-                         int64_t x, int64_t rows, int64_t width, int64_t slot) {
+static void add_gradient(const dd_run *run, const dd_norm_gradient *r, dd_bn_reduce reduce,
+                         int64_t slot) {
     const dd_norm *norm = &run->plan->norms[r->norm];
-    const dd_pvalue *in = &run->plan->values[norm->x], *gradient = &run->plan->values[dz];
     const float *vectors = run->plan->vectors;
-    double *sums = slot_sums(run, r, slot);
-    int64_t w = in->type.dims[2];
-    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y) + x * gradient->pitch,
-                           .dz_pitch = gradient->pitch,
-                           .dz_row_pitch = w * gradient->pitch,
-                           .x = dd_row(run, norm->x, n, y) + x * in->pitch,
-                           .pitch = in->pitch,
-                           .row_pitch = w * in->pitch,
-                           .width = width,
-                           .rows = rows,
-                           .c = norm->c,
-                           .scale = vectors + norm->scale,
-                           .shift = vectors + norm->shift,
-                           .mean = vectors + norm->mean,
-                           .act = r->act,
-                           .sum_d = sums,
-                           .sum_dx = sums + norm->c};
+    reduce.pitch = run->plan->values[norm->x].pitch;
+    reduce.row_pitch = run->plan->values[norm->x].type.dims[2] * reduce.pitch;
+    reduce.c = norm->c;
+    reduce.scale = vectors + norm->scale;
+    reduce.shift = vectors + norm->shift;
+    reduce.mean = vectors + norm->mean;
+    reduce.act = r->act;
+    reduce.sum_d = slot_sums(run, r, slot);
+    reduce.sum_dx = reduce.sum_d + norm->c;
     run->plan->kernels->bn_reduce_f32(&reduce);
 }
 
 void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
                            int64_t y, int64_t rows, int64_t slot) {
-    int64_t width = run->plan->values[dz].type.dims[2];
-    add_gradient(run, r, dz, n, y, 0, rows, width, slot);
+    const dd_pvalue *v = &run->plan->values[dz];
+    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y),
+                           .dz_pitch = v->pitch,
+                           .dz_row_pitch = v->type.dims[2] * v->pitch,
+                           .x = dd_row(run, run->plan->norms[r->norm].x, n, y),
+                           .width = v->type.dims[2],
+                           .rows = rows};
+    add_gradient(run, r, reduce, slot);
 }
 
-void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
-                             int64_t y, int64_t x, int64_t pixels, int64_t slot) {
-    add_gradient(run, r, dz, n, y, x, 1, pixels, slot);
+void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, const float *dz,
+                             int64_t dz_pitch, int64_t n, int64_t y, int64_t x, int64_t pixels,
+                             int64_t slot) {
+    int in = run->plan->norms[r->norm].x;
+    dd_bn_reduce reduce = {.dz = dz,
+                           .dz_pitch = dz_pitch,
+                           .x = dd_row(run, in, n, y) + x * run->plan->values[in].pitch,
+                           .width = pixels,
+                           .rows = 1};
+    add_gradient(run, r, reduce, slot);
 }
 
 static void give(const dd_run *run, int value, int entry, int c, double gradient) {

@@ -140,8 +140,9 @@ typedef struct dd_step {
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
     int n_slots;
-    int strip;  /* rows at a time */
-    int pixels; /* chain: between two of its stages at a time */
+    int strip;      /* rows at a time */
+    bool by_pieces; /* of pixels instead */
+    int pixels;     /* chain: between two of its stages at a time */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
@@ -215,6 +216,9 @@ bool dd_is_stored(const dd_plan *plan, int value);
 /* `count` dense pixels from (n, y, x) of any value, pending or not, to `out` (C floats each). */
 void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                     float *out);
+/* The same with `pitch` floats between pixels. */
+void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                       float *out, int64_t pitch);
 /* Rows first..first+rows-1 of image n with `left` and `right` zero pixels around, dense. Rows
  * outside the map are zero. */
 void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
@@ -242,6 +246,21 @@ void *dd_scratch(const dd_run *run, int thread);
 
 /* Multiply-adds and bytes of all steps, for the reports; once lifetimes and places are known. */
 void dd_count_work(dd_plan *plan);
+
+/* ---- stores.c: the store stage ------------------------------------------------------------- */
+
+/* Whether a value's pieces are computed in scratch and copied to their place past the caches. */
+bool dd_is_streamed(const dd_plan *plan, int value);
+/* Floats of scratch that a piece of `pixels` needs: 0 where it is computed in place. */
+int64_t dd_piece_floats(const dd_plan *plan, int value, int64_t pixels);
+/* Where to compute the pixels of a stored value from (n, y, x) on: in place, or `scratch`. */
+float *dd_piece_begin(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, float *scratch,
+                      int64_t *pitch);
+/* They are computed, and whatever else reads them has done so. */
+void dd_piece_end(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t pixels,
+                  const float *piece);
+/* At the end of a unit. */
+void dd_pieces_done(const dd_run *run, int value);
 
 /* ---- for the matchers ---------------------------------------------------------------------- */
 
@@ -288,9 +307,17 @@ dd_status dd_conv_record(dd_plan *plan, const dd_store *store, int node, int x, 
 void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread);
 size_t dd_conv_pack_scratch(const dd_conv *conv); /* bytes */
 int64_t dd_depthwise_pitch(const dd_conv *conv);
-/* A depthwise step's phase 0, and the floats of scratch that it takes. */
+/* What goes by pieces: depthwise and 1×1 convolutions. Output rows [row, end) of all images, and
+ * the bytes of scratch. */
+bool dd_conv_by_pieces(const dd_conv *conv);
+void dd_conv_pieces(const dd_run *run, const dd_step *s, int64_t row, int64_t end, int64_t unit,
+                    float *scratch);
+size_t dd_conv_pieces_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *conv);
+/* Phase 0 of a backward step, and the bytes of scratch that it takes. */
 void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t unit, int thread);
-int64_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c);
+size_t dd_depthwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *conv);
+void dd_pointwise_backward_unit(const dd_run *run, const dd_step *s, int64_t unit, int thread);
+size_t dd_pointwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *conv);
 /* Follows a convolution's result through what its store can do: activation, residual. */
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *conv);
 /* Reserves room for the packed weights. */
@@ -313,9 +340,10 @@ void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_
 /* Adds rows y..y+rows-1 of image n of dz. */
 void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
                            int64_t y, int64_t rows, int64_t slot);
-/* Adds pixels x..x+pixels-1 of row y. */
-void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
-                             int64_t y, int64_t x, int64_t pixels, int64_t slot);
+/* Adds pixels x..x+pixels-1 from row y on, which lie at dz. */
+void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, const float *dz,
+                             int64_t dz_pitch, int64_t n, int64_t y, int64_t x, int64_t pixels,
+                             int64_t slot);
 /* Adds the slots in order: gradients, and (p, q, r) for the loads of dx. */
 void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *r, int64_t slots);
 void dd_norm_finish(const dd_run *run, int norm); /* sums → mean, rstd, scale, shift */

@@ -146,3 +146,19 @@ void DD_NAME(u8_to_f32)(const uint8_t *x, float scale, float shift, float *y, in
     if (i < n)
         v_store_n(y + i, v_fma(v_load_u8_n(x + i, (int)(n - i)), by, plus), (int)(n - i));
 }
+
+void DD_NAME(stream_f32)(const float *x, float *y, int64_t n) {
+    const int64_t mask = VL * (int64_t)sizeof(float) - 1;
+    int64_t i = ((mask + 1 - ((intptr_t)y & mask)) & mask) / (int64_t)sizeof(float);
+    if (n == 0) {
+        v_stream_end();
+        return;
+    }
+    i = i < n ? i : n;
+    for (int64_t j = 0; j < i; j++)
+        y[j] = x[j];
+    for (; i + VL <= n; i += VL)
+        v_stream(y + i, v_load(x + i));
+    if (i < n)
+        v_store_n(y + i, v_load_n(x + i, (int)(n - i)), (int)(n - i));
+}

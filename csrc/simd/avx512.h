@@ -31,6 +31,13 @@ V_INLINE vf v_load(const float *p) {
 V_INLINE void v_store(float *p, vf v) {
     _mm512_storeu_ps(p, v);
 }
+/* Past the caches, to a multiple of the vector's size; v_stream_end before others may read it. */
+V_INLINE void v_stream(float *p, vf v) {
+    _mm512_stream_ps(p, v);
+}
+V_INLINE void v_stream_end(void) {
+    _mm_sfence();
+}
 V_INLINE vf v_load_n(const float *p, int n) {
     return _mm512_maskz_loadu_ps(v_tail(n), p);
 }

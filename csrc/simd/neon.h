@@ -28,6 +28,11 @@ V_INLINE vf v_load(const float *p) {
 V_INLINE void v_store(float *p, vf v) {
     vst1q_f32(p, v);
 }
+/* Past the caches where the CPU can; here a plain store. */
+V_INLINE void v_stream(float *p, vf v) {
+    v_store(p, v);
+}
+V_INLINE void v_stream_end(void) {}
 V_INLINE vf v_load_n(const float *p, int n) {
     float lanes[4] = {0};
     for (int i = 0; i < n; i++)

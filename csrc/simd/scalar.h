@@ -29,6 +29,11 @@ V_INLINE vf v_load(const float *p) {
 V_INLINE void v_store(float *p, vf v) {
     *p = v;
 }
+/* Past the caches where the CPU can; here a plain store. */
+V_INLINE void v_stream(float *p, vf v) {
+    v_store(p, v);
+}
+V_INLINE void v_stream_end(void) {}
 V_INLINE vf v_load_n(const float *p, int n) {
     return n > 0 ? *p : 0.0f;
 }

@@ -151,6 +151,28 @@ void check_binary_f32(kernel_check *k) {
     }
 }
 
+void check_stream_f32(kernel_check *k) {
+    bool good = true;
+    for (int i = 0; i < 100 && good; i++) {
+        const int64_t n = kernel_draw(k, 1, 200), skipped = kernel_draw(k, 0, n < 20 ? n : 20);
+        kernel_begin(k, "n=%lld skipped=%lld", (long long)n, (long long)skipped);
+        float *x = kernel_floats(k, n), *y = kernel_floats(k, n), *want = kernel_twin(k, y);
+        memcpy(want + skipped, x + skipped, (size_t)(n - skipped) * sizeof(float));
+        if (n > skipped)
+            k->fast->stream_f32(x + skipped, y + skipped, n - skipped);
+        k->fast->stream_f32(NULL, NULL, 0);
+        kernel_same(k, "y", y, want);
+        good = kernel_end(k);
+    }
+    if (k->bench) {
+        const int64_t n = 4 << 20;
+        kernel_begin(k, "bench");
+        float *x = kernel_floats(k, n), *y = kernel_floats(k, n);
+        KERNEL_BENCH(k, "16 MB", 8.0 * (double)n, "GB/s", k->fast->stream_f32(x, y, n));
+        kernel_end(k);
+    }
+}
+
 void check_u8_to_f32(kernel_check *k) {
     bool good = true;
     for (int i = 0; i < 60 && good; i++) {
