@@ -24,10 +24,11 @@ from deepseek_det.onnx import export_head as head
 from deepseek_det.onnx import export_moves
 from deepseek_det.onnx.export_axes import InputType, Places, channels_first, native
 from deepseek_det.onnx.export_ops import ROWS, Call
-from deepseek_det.onnx.writer import ELEMENT, FLOAT, OPSETS, Port, Writer, package
+from deepseek_det.onnx.writer import ELEMENT, FLOAT, FLOAT16, OPSETS, Port, Writer, package
 
 if TYPE_CHECKING:
     from deepseek_det.detector import Detector
+    from deepseek_det.onnx.net import Net
 
 assert export_moves  # its import fills the rest of the table
 
@@ -89,30 +90,77 @@ def from_graph(
     *,
     opset: int = 17,
     first: bool = False,
+    outputs: Sequence[str] | None = None,
+    declared: Sequence[int] | None = None,
     doc: str = "",
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
     """Any deployed graph as a checked onnx.ModelProto.
 
     inputs: (name, (dtype, shape)) for each of the graph's, in its order, -1 where a size is free.
-    first: inputs and outputs of rank 4 are (N, C, H, W) in the file, (N, H, W, C) in the graph.
+    outputs: their names in the file, by default the graph's. first: inputs and outputs of rank 4
+    are (N, C, H, W) in the file, (N, H, W, C) in the graph. declared: TensorProto's types of inputs
+    and outputs in the file, where they are others than the graph's: values are cast at the border.
     Raises Error for what has no ONNX form.
     """
     writer = Writer(check_opset(opset))
     places = Places(graph, store, [kind for _, kind in inputs], writer)
+    names = [name for name, _ in graph.outputs] if outputs is None else list(outputs)
+    types = iter(declared or ())
+    for name, _ in inputs:
+        writer.reserve([name])
+    writer.reserve(names)
     for (_, _, _, value), (name, (dtype, shape)) in zip(graph.inputs, inputs, strict=True):
         order = channels_first(4) if first and len(shape) == 4 else native(len(shape))
         free = _words(name, [shape[k] for k in order])
-        writer.inputs.append(Port(writer.unique(name), ELEMENT[dtype], free))
-        places.give(value, order, name)
+        own = ELEMENT[dtype]
+        writer.inputs.append(Port(name, next(types, own), free))
+        places.give(value, order, _cast(writer, name, writer.inputs[-1].element, own))
     add_nodes(graph, places)
-    for name, value in graph.outputs:
+    for name, (_, value) in zip(names, graph.outputs, strict=True):
         shape = places.shape(value)
         order = channels_first(4) if first and len(shape) == 4 else native(len(shape))
         free = _words(name, [shape[k] for k in order])
-        port = Port(name, ELEMENT[places.dtype(value)], free)
-        writer.output(places.get(value, order), port)
+        own = ELEMENT[places.dtype(value)]
+        port = Port(name, next(types, own), free)
+        writer.output(_cast(writer, places.get(value, order), own, port.element), port)
     return checked(writer.model("net", doc, metadata or {}))
+
+
+def _cast(writer: Writer, tensor: str, have: int, want: int) -> str:
+    """A tensor as another type of elements; floats that stand for whole numbers are rounded."""
+    if have == want:
+        return tensor
+    if have == FLOAT and want != FLOAT16:
+        tensor = writer.node("Round", [tensor], f"{tensor}.whole")
+    return writer.node("Cast", [tensor], f"{tensor}.cast", to=want)
+
+
+def export_net(net: Net, path: str | os.PathLike[str], opset: int = 17) -> Path:
+    """Writes an imported net; behind `Net.export`."""
+    target = check_path(path)
+    write_bytes(target, from_net(net, opset).SerializeToString())
+    return target
+
+
+def from_net(net: Net, opset: int = 17) -> Any:
+    """An imported net, as it is now, as a checked onnx.ModelProto with its ports as they were."""
+    types = [*(p.dtype for p in net.inputs), *(p.dtype for p in net.outputs)]
+    with net.model.lock:
+        graph, store = net.model.deployed()
+        inputs = [
+            (port.name, (dtype, tuple(-1 if d is None else d for d in port.shape)))
+            for port, (_, dtype, _, _) in zip(net.inputs, graph.inputs, strict=True)
+        ]
+        return from_graph(
+            graph,
+            store,
+            inputs,
+            opset=opset,
+            outputs=[port.name for port in net.outputs],
+            declared=[int(package().helper.np_dtype_to_tensor_dtype(t)) for t in types],
+            metadata=net.metadata,
+        )
 
 
 def _words(name: str, shape: Sequence[int]) -> list[int | str]:
@@ -212,6 +260,7 @@ def _net(detector: Detector, graph: _core.Graph, store: _core.Store, options: Op
         count = "anchors" if size is None else len(detector.anchors_for(size).boxes)
         shape = ["batch", 4 + classes, count]
         doc = "centre x, centre y, width, height in the input's pixels, then a score a class"
+    writer.reserve([OUTPUT])
     writer.output(out, Port(OUTPUT, FLOAT, shape, doc))
     return writer
 

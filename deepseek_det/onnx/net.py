@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -162,6 +163,15 @@ class Net:
             "quant": None,
         }
         checkpoint.write(path, meta, self.state_dict())
+
+    def export(self, path: str | os.PathLike[str], opset: int = 17) -> Path:
+        """Writes the net as it is now, deployed, as an ONNX file with its ports; returns the path.
+
+        opset: 13 to 21. Raises ValueError on arguments, Error where an operator has no ONNX form.
+        """
+        from deepseek_det.onnx.export import export_net
+
+        return export_net(self, path, opset)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Net:

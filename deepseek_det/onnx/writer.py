@@ -17,7 +17,7 @@ from deepseek_det.errors import Error
 
 OPSETS = range(13, 22)
 """Versions of the default operator set that can be written."""
-FLOAT, UINT8, INT8, INT32, INT64, BOOL = 1, 2, 3, 6, 7, 9
+FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 2, 3, 6, 7, 9, 10
 """TensorProto's numbers of element types."""
 ELEMENT = {"f32": FLOAT, "u8": UINT8, "s8": INT8, "s32": INT32}
 """The same by the core's names."""
@@ -110,23 +110,24 @@ class Writer:
         """A constant list of whole numbers: a shape, axes, an index."""
         return self.constant(list(values), np.int64, "sizes")
 
-    def output(self, tensor: str, port: Port) -> None:
-        """Declares a tensor as a graph output under the port's name.
+    def reserve(self, names: Sequence[str]) -> None:
+        """Keeps names for the graph's outputs; Error for one that is taken."""
+        for name in names:
+            if name in self._taken:
+                raise Error(f"export: two tensors would have the name {name!r}")
+            self._taken[name] = 1
 
-        The tensor takes that name where it can: not an input, an initializer or another output.
+    def output(self, tensor: str, port: Port) -> None:
+        """Declares a tensor as the graph output of a reserved name.
+
+        The tensor takes the name, unless it is an input, an initializer or another output.
         """
-        maker = next((n for n in self.nodes if tensor in n.outputs), None)
-        free = port.name not in self._taken and maker is not None
-        if free and tensor not in [p.name for p in self.outputs]:
+        if tensor in self.initializers or tensor in [p.name for p in (*self.inputs, *self.outputs)]:
+            self.nodes.append(Record("Identity", port.name, [tensor], [port.name], {}))
+        else:
             for n in self.nodes:
                 n.inputs = [port.name if i == tensor else i for i in n.inputs]
                 n.outputs = [port.name if o == tensor else o for o in n.outputs]
-            self._taken[port.name] = 1
-        else:
-            if port.name in self._taken:
-                raise Error(f"export: two tensors would have the name {port.name!r}")
-            self._taken[port.name] = 1
-            self.nodes.append(Record("Identity", port.name, [tensor], [port.name], {}))
         self.outputs.append(port)
 
     def model(self, name: str, doc: str, metadata: Mapping[str, str]) -> Any:
