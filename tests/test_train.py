@@ -80,6 +80,10 @@ def test_a_run_leaves_its_files(finished: tuple[dd.Detector, Run, list[str]]) ->
     assert [r[0] for r in table[1:]] == ["1", "2"]
     assert [row["epoch"] for row in run.history] == [1, 2]
     assert table[0] == list(COLUMNS)
+    assert len(run.seconds) == 2
+    assert all(s.wait > 0 and s.work > 0 and s.val > 0 for s in run.seconds)
+    assert all(0 < s.wait_share < 1 for s in run.seconds)
+    assert sum(s.wait + s.work + s.val for s in run.seconds) <= float(table[-1][1]) + 0.01
 
 
 def test_the_detector_becomes_the_best_one(finished: tuple[dd.Detector, Run, list[str]]) -> None:
