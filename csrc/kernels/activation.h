@@ -102,7 +102,7 @@ V_INLINE vf act_apply(dd_act act, vf x) {
     case DD_SIGMOID:
         return v_sigmoid(x);
     case DD_SILU:
-        return v_mul(x, v_sigmoid(x));
+        return v_silu(x);
     case DD_MISH:
         return act_mish(x);
     case DD_ELU: {

@@ -36,25 +36,51 @@
     X(DD_SIN)                                                                                      \
     X(DD_COS)
 
-V_INLINE void unary_loop(dd_act act, const float *x, float *y, int64_t n) {
+/* Whole vectors in pairs, so that two chains overlap. */
+V_INLINE void unary_row(dd_act act, const float *x, float *y, int64_t n) {
     int64_t i = 0;
-    for (; i + VL <= n; i += VL)
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        vf a = act_apply(act, v_load(x + i)), b = act_apply(act, v_load(x + i + VL));
+        v_store(y + i, a);
+        v_store(y + i + VL, b);
+    }
+    if (i + VL <= n) {
         v_store(y + i, act_apply(act, v_load(x + i)));
+        i += VL;
+    }
     if (i < n)
         v_store_n(y + i, act_apply(act, v_load_n(x + i, (int)(n - i))), (int)(n - i));
 }
 
-void DD_NAME(unary_f32)(dd_act act, const float *x, float *y, int64_t n) {
+V_INLINE void unary_loop(dd_act act, const float *x, int64_t x_pitch, float *y, int64_t y_pitch,
+                         int64_t rows, int64_t n) {
+    for (int64_t row = 0; row < rows; row++)
+        unary_row(act, x + row * x_pitch, y + row * y_pitch, n);
+}
+
+static void unary_of_rows(dd_act act, const float *x, int64_t x_pitch, float *y, int64_t y_pitch,
+                          int64_t rows, int64_t n) {
     switch (act.kind) {
 #define CASE(kind)                                                                                 \
     case kind:                                                                                     \
-        unary_loop(act_of_kind(kind, act), x, y, n);                                               \
+        unary_loop(act_of_kind(kind, act), x, x_pitch, y, y_pitch, rows, n);                       \
         break;
         EACH_UNARY(CASE)
 #undef CASE
     case DD_UNARIES:
         break;
     }
+}
+
+void DD_NAME(unary_f32)(dd_act act, const float *x, float *y, int64_t n) {
+    unary_of_rows(act, x, n, y, n, 1, n);
+}
+
+void DD_NAME(unary_rows_f32)(dd_act act, float *y, int64_t pitch, int64_t rows, int64_t n) {
+    if (pitch == n)
+        unary_of_rows(act, y, n, y, n, 1, rows * n);
+    else
+        unary_of_rows(act, y, pitch, y, pitch, rows, n);
 }
 
 V_INLINE void unary_backward_loop(dd_act act, const float *x, const float *dy, float *dx,

@@ -188,7 +188,7 @@ V_INLINE void tile_map(vf *acc, const int count, const dd_unary kind, dd_act act
 }
 
 /* The functions that end a tile in registers. The others (exponentials) are too long to be
- * written out for every tile: gemm_f32 sends the finished rows through unary_f32. */
+ * written out for every tile: gemm_f32 sends the finished rows through unary_rows_f32. */
 static bool act_is_inline(dd_unary kind) {
     return kind == DD_IDENTITY || kind == DD_RELU || kind == DD_CLIP || kind == DD_LEAKY_RELU ||
            kind == DD_HARD_SIGMOID || kind == DD_HARD_SWISH;
@@ -331,10 +331,8 @@ static void block_run(const dd_gemm *g, int64_t row, int64_t tiles, int mr, int 
     }
     if (act_is_inline(g->act.kind))
         return;
-    for (int64_t i = row; i < row + tiles * mr; i++) {
-        float *c = g->c + i * g->ldc + g->n_begin;
-        DD_NAME(unary_f32)(g->act, c, c, n_end - g->n_begin);
-    }
+    float *c = g->c + row * g->ldc + g->n_begin;
+    DD_NAME(unary_rows_f32)(g->act, c, g->ldc, tiles * mr, n_end - g->n_begin);
 }
 
 /* M is cut into tiles as even as they can be, the taller ones first; the tiles into blocks whose

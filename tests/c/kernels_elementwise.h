@@ -62,6 +62,23 @@ void check_unary_f32(kernel_check *k) {
     }
 }
 
+void check_unary_rows_f32(kernel_check *k) {
+    bool good = true;
+    for (int i = 0; i < 6 * DD_UNARIES && good; i++) {
+        const dd_act act = plain_act(i % DD_UNARIES);
+        const int64_t rows = kernel_draw(k, 0, 9), n = kernel_draw(k, 1, 70);
+        const int64_t pitch = n + kernel_draw(k, 0, 1) * kernel_draw(k, 1, 9);
+        kernel_begin(k, "%s rows=%lld n=%lld", plain_names[act.kind], (long long)rows,
+                     (long long)n);
+        float *y = kernel_matrix(k, rows, n, pitch), *want = kernel_twin(k, y);
+        for (int64_t row = 0; row < rows; row++)
+            k->ref->unary_f32(act, want + row * pitch, want + row * pitch, n);
+        k->fast->unary_rows_f32(act, y, pitch, rows, n);
+        kernel_same(k, "y", y, want);
+        good = kernel_end(k);
+    }
+}
+
 void check_unary_backward_f32(kernel_check *k) {
     bool good = true;
     for (int i = 0; i < 20 * DD_UNARIES && good; i++) {
