@@ -293,7 +293,7 @@ class Model:
                 array = array.astype(np.float32, copy=False)
             if DTYPES.get(array.dtype) not in (dtype, "f32" if dtype == "u8" else dtype):
                 raise TypeError(f"model: input {name!r} is {array.dtype}, {dtype} is needed")
-            arrays.append(np.ascontiguousarray(array))
+            arrays.append(np.asarray(array, order="C"))
         return arrays
 
     def _images(self, x: npt.ArrayLike) -> npt.NDArray[Any]:

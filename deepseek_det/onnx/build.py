@@ -60,6 +60,41 @@ Value = Const | Val
 Row = Callable[["Builder", Node], Sequence[Value | None]]
 
 
+# Attributes that are no single integer: their kind is the same wherever the name stands.
+_KINDS: dict[str, str] = {
+    **dict.fromkeys(
+        ("alpha", "beta", "bias", "cubic_coeff_a", "epsilon", "extrapolation_value", "gamma",
+         "max", "min", "momentum", "ratio", "value_float"), "a number"),
+    **dict.fromkeys(
+        ("approximate", "auto_pad", "coordinate_transformation_mode", "keep_aspect_ratio_policy",
+         "mode", "nearest_mode"), "a text"),
+    **dict.fromkeys(
+        ("axes", "dilations", "ends", "kernel_shape", "output_padding", "output_shape", "pads",
+         "perm", "shape", "split", "starts", "strides", "value_ints"), "integers"),
+    **dict.fromkeys(("scales", "value_floats"), "numbers"),
+    "value": "a number or a tensor",
+}  # fmt: skip
+_TESTS: dict[str, Callable[[Any], bool]] = {
+    "an integer": lambda v: type(v) is int,
+    "a number": lambda v: type(v) is float,
+    "a text": lambda v: type(v) is str,
+    "integers": lambda v: type(v) is list and all(type(x) is int for x in v),
+    "numbers": lambda v: type(v) is list and all(type(x) is float for x in v),
+    "a number or a tensor": lambda v: isinstance(v, float | np.ndarray),
+}
+
+
+def _check_attributes(node: Node) -> None:
+    """A row may then take an attribute as what it is."""
+    for name, value in node.attributes.items():
+        kind = _KINDS.get(name, "an integer")
+        if not _TESTS[kind](value):
+            raise Unsupported(f"the attribute {name!r} is {str(value)[:60]}, {kind} is needed")
+        flat = value if isinstance(value, list) else [value]
+        if any(isinstance(v, float) and math.isnan(v) for v in flat):
+            raise Unsupported(f"the attribute {name!r} is not a number")
+
+
 class Broken:
     """The outputs of a node that could not be imported."""
 
@@ -172,7 +207,7 @@ class Builder:
                 name and value is None for name, value in zip(node.outputs, outputs, strict=False)
             ):
                 raise Unsupported(f"has {len(node.outputs)} outputs")
-        except (Unsupported, ValueError, TypeError, Error, ArithmeticError) as error:
+        except (Unsupported, Error, ValueError, TypeError, ArithmeticError, LookupError) as error:
             said = f"{node}: {error}"
             self.problems.append(said)
             for name in filter(None, node.outputs):
@@ -191,6 +226,7 @@ class Builder:
         constants = [self.const(node, i) for i in range(len(node.inputs))]
         fits = all(c is not None or not n for c, n in zip(constants, node.inputs, strict=True))
         if fits and node.op in fold.FUNCTIONS:
+            _check_attributes(node)
             arrays = [None if c is None else c.array for c in constants]
             made = fold.FUNCTIONS[node.op](node, arrays, self.budget)
             return [Const(name or "", a) for name, a in zip(node.outputs, made, strict=False)]
@@ -202,6 +238,7 @@ class Builder:
         strange = sorted(set(node.attributes) - row.attributes)
         if strange:
             raise Unsupported(f"the attribute {strange[0]!r} is not known")
+        _check_attributes(node)
         self.node_name = self.name(node.name or next(filter(None, node.outputs)), of_node=True)
         return row.row(self, node)
 
@@ -294,7 +331,7 @@ class Builder:
         if key not in self._entries:
             if array.dtype.kind not in "fiub":
                 raise Undecided("a constant of free dimensions meets data")
-            values = np.ascontiguousarray(array, np.float32)
+            values = np.asarray(array, np.float32, order="C")
             if array.dtype.kind in "iu" and not np.array_equal(values.astype(array.dtype), array):
                 raise Unsupported(f"the constant {const.name!r} has integers beyond float32's")
             if array.size == 0:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from deepseek_det.onnx.dims import Dim, Size, Undecided, product
 from deepseek_det.onnx.ir import Array, Node
@@ -582,26 +583,54 @@ def _reduce(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array
     return [known(made) if made.dtype == object else made.astype(a.dtype)]
 
 
+@function("QuantizeLinear")
+def _quantize(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
+    """Weights that training for quantization left as floats."""
+    x = arrays[0]
+    if x.dtype.kind != "f" or "output_dtype" in node.attributes:
+        raise ValueError(f"of {x.dtype}")
+    budget.take(x.shape, 1)
+    zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), np.uint8)
+    if zero.dtype not in (np.uint8, np.int8):
+        raise ValueError(f"to {zero.dtype}")
+    scale, shift = _spread(node, arrays[1], zero, x.shape)
+    low, high = np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max
+    with np.errstate(all="ignore"):
+        steps = np.rint(x.astype(np.float32) / scale) + shift
+    return [np.clip(np.nan_to_num(steps), low, high).astype(zero.dtype)]
+
+
 @function("DequantizeLinear")
 def _dequantize(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     """Quantized weights become the floats that they stand for."""
-    q, scale = arrays[0], np.asarray(arrays[1])
-    if int(node.attributes.get("block_size", 0)):
-        raise ValueError("block_size is not supported")
+    q = arrays[0]
+    if q.dtype.kind not in "iu" or "output_dtype" in node.attributes:
+        raise ValueError(f"of {q.dtype}")
     budget.take(q.shape, 4)
     zero = arrays[2] if len(arrays) > 2 and arrays[2] is not None else np.zeros((), q.dtype)
-    if scale.ndim == 1 and (scale.size > 1 or q.ndim > 1):
-        axis = int(node.attributes.get("axis", 1))
-        if not -q.ndim <= axis < q.ndim or scale.shape != (q.shape[axis],):
-            raise ValueError(f"scale has the shape {scale.shape} for x {q.shape}, axis {axis}")
-        dims = [1] * q.ndim
-        dims[axis] = scale.size
-        scale = scale.reshape(dims)
-        zero = np.broadcast_to(zero, (scale.size,)).reshape(dims) if zero.ndim else zero
-    else:
-        scale, zero = scale.reshape(()), zero.reshape(())
-    made = (q.astype(np.float64) - zero.astype(np.float64)).astype(np.float32) * scale
+    scale, shift = _spread(node, arrays[1], zero, q.shape)
+    made = (q.astype(np.float64) - shift).astype(np.float32) * scale
     return [np.asarray(made, np.float32)]
+
+
+def _spread(
+    node: Node, scale: Any, zero: Any, dims: Sequence[int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Scale and zero point, one for all or one along `axis`, so that they broadcast to dims."""
+    if int(node.attributes.get("block_size", 0)):
+        raise ValueError("block_size is not supported")
+    if scale.dtype.kind != "f" or not np.all(np.isfinite(scale)) or not np.all(scale > 0):
+        raise ValueError("scales are not all above 0")
+    shape = [1] * len(dims)
+    if scale.size > 1:
+        axis = int(node.attributes.get("axis", 1))
+        if not -len(dims) <= axis < len(dims) or scale.shape != (dims[axis],):
+            raise ValueError(f"scale has the shape {scale.shape} for x {tuple(dims)}, axis {axis}")
+        shape[axis] = scale.size
+    if zero.size not in (1, scale.size) or scale.size < 1:
+        raise ValueError(f"scale and zero point have the shapes {scale.shape} and {zero.shape}")
+    wide = np.broadcast_to(zero.reshape(-1), (scale.size,))
+    return scale.astype(np.float32).reshape(shape), wide.astype(np.float64).reshape(shape)
 
 
 _enter_elementwise()

@@ -243,7 +243,7 @@ def _stored(array: Array, port: Port) -> Array:
             bounds = np.iinfo(np.int32)
             if array.min() < bounds.min or array.max() > bounds.max:
                 raise ValueError(f"net: input {port.name!r} has values beyond 32 bits")
-        return np.ascontiguousarray(array, wanted)
+        return np.asarray(array, wanted, order="C")
     raise TypeError(f"net: input {port.name!r} is {array.dtype}, {port.dtype} is needed")
 
 

@@ -20,7 +20,7 @@ from deepseek_det.errors import Error
 from deepseek_det.onnx.dims import Dim, Size
 from deepseek_det.onnx.ir import Array, Model, Node, Port
 
-FIRST_OPSET, LAST_OPSET = 9, 21
+FIRST_OPSET, LAST_OPSET = 7, 28
 MAX_RANK = 6
 MAX_NODES = 100_000
 MAX_BYTES = 1 << 31  # protobuf's own limit, for a file and for a tensor outside of it

@@ -9,11 +9,11 @@ import numpy as np
 
 from deepseek_det.onnx import layout
 from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, operator
-from deepseek_det.onnx.dims import Size, unequal
+from deepseek_det.onnx.dims import Size, Undecided, unequal
 from deepseek_det.onnx.ir import Array, Node
 from deepseek_det.onnx.layout import Val
 from deepseek_det.onnx.rows.elementwise import binary, float_val, with_number
-from deepseek_det.onnx.rows.pool import Windows, as_before, as_map
+from deepseek_det.onnx.rows.pool import Windows, as_before, as_map, integers
 from deepseek_det.onnx.rows.shape import broadcast, widened
 
 
@@ -74,6 +74,62 @@ def conv(b: Builder, node: Node) -> list[Value]:
     inputs = [x.id, weight(b, node, 1, True, four), *bias(b, node, 2, shape[0])]
     params = {**w.params("stride", "pads", "dilation"), "groups": groups}
     id = b.emit("conv", inputs, params)
+    return [as_before(Val.plain(id, dims, "f32", layout.NHWC), rank)]
+
+
+@operator(
+    "ConvTranspose",
+    "auto_pad",
+    "dilations",
+    "group",
+    "kernel_shape",
+    "output_padding",
+    "output_shape",
+    "pads",
+    "strides",
+    inputs=(2, 3),
+)
+def conv_transpose(b: Builder, node: Node) -> list[Value]:
+    """Its weight is (C, O/groups, kh, kw); `output_shape` and SAME tell the pads."""
+    x = b.val(node, 0)
+    rank = x.rank
+    x = as_map(b, x)
+    shape = known_dims(b, node, 1)
+    groups = int(node.attributes.get("group", 1))
+    n, c, *map_ = x.dims
+    if len(shape) != rank or 0 in shape or groups < 1 or unequal(c, shape[0]) or shape[0] % groups:
+        raise ValueError(f"the weight is {shape} with {groups} groups, x is {x.dims}")
+    kernel = node.attributes.get("kernel_shape", shape[2:])
+    if list(kernel) != shape[2:]:
+        raise ValueError(f"kernel_shape is {kernel}, the weight has {shape[2:]}")
+    w = Windows(node, x, rank, kernel, turned=True)
+    more = [0] * (4 - rank) + integers(node, "output_padding", rank - 2, 0, 0)
+    wanted = node.attributes.get("output_shape")
+    if wanted is not None:
+        wanted = [1] * (4 - rank) + integers(node, "output_shape", rank - 2, 0, 1)
+    same = str(node.attributes.get("auto_pad", "NOTSET"))
+    dims: list[Size] = [n, shape[1] * groups]
+    for k, size in enumerate(map_):
+        reach = (w.kernel[k] - 1) * w.dilation[k] + 1
+        full = (size - 1) * w.stride[k] + reach + more[k]
+        if wanted is not None or same.startswith("SAME"):
+            target = wanted[k] if wanted is not None else size * w.stride[k]
+            total = full - target
+            if not isinstance(total, int):
+                raise Undecided(f"the pads of an output of {target} depend on {size}")
+            if total < 0:  # the output goes beyond what the windows reach
+                more[k] -= total
+                full, total = full - total, 0
+            half = total // 2
+            w.before[k] = total - half if same == "SAME_LOWER" else half
+            w.after[k] = total - w.before[k]
+        dims.append(full - w.before[k] - w.after[k])
+    four = (*shape[:2], 1, shape[2]) if rank == 3 else ()
+    inputs = [x.id, weight(b, node, 1, True, four), *bias(b, node, 2, shape[1] * groups)]
+    params = {**w.params("stride", "pads", "dilation"), "groups": groups}
+    if any(more):
+        params["output_pad"] = more
+    id = b.emit("conv_transpose", inputs, params)
     return [as_before(Val.plain(id, dims, "f32", layout.NHWC), rank)]
 
 

@@ -60,6 +60,14 @@ _PLAIN = {
     "Softplus": "softplus",
     "HardSwish": "hard_swish",
     "Mish": "mish",
+    "Softsign": "softsign",
+    "Reciprocal": "reciprocal",
+    "Floor": "floor",
+    "Ceil": "ceil",
+    "Round": "round",
+    "Sign": "sign",
+    "Sin": "sin",
+    "Cos": "cos",
 }
 
 
@@ -91,11 +99,38 @@ def elu(b: Builder, node: Node) -> list[Value]:
     return [unary(b, float_val(b, node, 0), "elu", (alpha,))]
 
 
+@operator("Celu", "alpha")
+def celu(b: Builder, node: Node) -> list[Value]:
+    """alpha · elu(x / alpha), whose slope is 1 at 0."""
+    alpha = float(node.attributes.get("alpha", 1.0))
+    if alpha == 0:
+        raise ValueError("alpha is 0")
+    v = with_number(b, "mul", float_val(b, node, 0), 1 / alpha)
+    return [with_number(b, "mul", unary(b, v, "elu", (1.0,)), alpha)]
+
+
+@operator("Selu", "alpha", "gamma")
+def selu(b: Builder, node: Node) -> list[Value]:
+    alpha = float(node.attributes.get("alpha", 1.67326319217681884765625))
+    gamma = float(node.attributes.get("gamma", 1.05070102214813232421875))
+    return [unary(b, float_val(b, node, 0), "selu", (alpha, gamma))]
+
+
 @operator("Gelu", "approximate")
 def gelu(b: Builder, node: Node) -> list[Value]:
-    if node.attributes.get("approximate", "none") != "none":
-        raise Unsupported("an approximate Gelu is not supported")
-    return [unary(b, float_val(b, node, 0), "gelu")]
+    form = node.attributes.get("approximate", "none")
+    if form not in ("none", "tanh"):
+        raise ValueError(f"approximate is {form!r}")
+    return [unary(b, float_val(b, node, 0), "gelu" if form == "none" else "gelu_tanh")]
+
+
+@operator("ThresholdedRelu", "alpha")
+def thresholded_relu(b: Builder, node: Node) -> list[Value]:
+    """x where it is above alpha, else 0."""
+    x = float_val(b, node, 0)
+    limit = Const("", np.asarray([float(node.attributes.get("alpha", 1.0))], np.float32))
+    above = converted(b, replace(binary(b, "greater", x, number(limit)), dtype="bool"), "f32")
+    return [binary(b, "mul", x, above)]
 
 
 @operator("Clip", "min", "max", inputs=(1, 3))
@@ -113,25 +148,38 @@ def clip(b: Builder, node: Node) -> list[Value]:
 
 @operator("HardSigmoid", "alpha", "beta")
 def hard_sigmoid(b: Builder, node: Node) -> list[Value]:
-    """clip(alpha·x + beta, 0, 1); the engine's own has alpha 1/6 and beta 1/2."""
+    """clip(alpha·x + beta, 0, 1); with alpha 1/6 and beta 1/2 it has a name of its own."""
     alpha = float(node.attributes.get("alpha", 0.2))
     beta = float(node.attributes.get("beta", 0.5))
     v = float_val(b, node, 0)
     if math.isclose(alpha, 1 / 6, rel_tol=1e-5) and beta == 0.5:
         return [unary(b, v, "hard_sigmoid")]
-    v = with_number(b, "mul", v, alpha)
-    v = with_number(b, "add", v, beta)
-    return [unary(b, v, "clip", (0.0, 1.0))]
+    return [unary(b, v, "ramp", (alpha, beta))]
+
+
+@operator("PRelu", inputs=(2, 2))
+def prelu(b: Builder, node: Node) -> list[Value]:
+    """Its slope learns."""
+    x = float_val(b, node, 0)
+    ids, like = together(b, [x, b.value(node, 1)], "trainable")
+    if like.dims != x.dims:
+        raise ValueError(f"the slope is larger than x, which is {x.dims}")
+    return [replace(like, id=b.emit("prelu", ids, {}))]
 
 
 # ---- functions of two -------------------------------------------------------------------------
 
 
-def with_number(b: Builder, kind: str, v: Val, number: float) -> Val:
+def with_number(b: Builder, kind: str, v: Val, value: float) -> Val:
     """A function of each element and a number: binary with a constant of one element."""
-    const = Const(f"number.{number!r}", np.asarray([number], np.float32))
+    const = number(Const("", np.asarray([value], np.float32)))
     id = b.parameter(const, const.array, role="constant")
     return replace(v, id=b.emit("binary", [v.id, id], {"kind": kind}))
+
+
+def number(const: Const) -> Const:
+    """A constant of one element, under a name that says its value."""
+    return Const(f"number.{const.array.reshape(()).item()!r}", const.array)
 
 
 def broadcast_dims(dims: Sequence[Sequence[Size]]) -> list[Size]:
@@ -148,14 +196,15 @@ def broadcast_dims(dims: Sequence[Sequence[Size]]) -> list[Size]:
     return made
 
 
-def together(b: Builder, values: Sequence[Value]) -> tuple[list[int], Val]:
+def together(b: Builder, values: Sequence[Value], role: str = "constant") -> tuple[list[int], Val]:
     """Operands stored alike, so that they broadcast as they lie.
 
     The graph's values, and a Val of the result's shape whose id and type are the first one's.
+    role: of the constants among them.
     """
     found = [v for v in values if isinstance(v, Val)]
     if found and all(_alike(v, found[0]) or _single(v) for v in values):
-        ids = [v.id if isinstance(v, Val) else _placed(b, v, 1, (0,)) for v in values]
+        ids = [v.id if isinstance(v, Val) else _placed(b, v, 1, (0,), role) for v in values]
         ranks = [v.rank if isinstance(v, Val) else v.array.ndim for v in values]
         return ids, widened(found[0], max(ranks))
     ranks = [v.rank if isinstance(v, Val) else v.array.ndim for v in values]
@@ -175,7 +224,7 @@ def together(b: Builder, values: Sequence[Value]) -> tuple[list[int], Val]:
         ]
     )
     ids = [
-        layout.by_axes(b, v, perm).id if isinstance(v, Val) else _placed(b, v, rank, perm)
+        layout.by_axes(b, v, perm).id if isinstance(v, Val) else _placed(b, v, rank, perm, role)
         for v in wide
     ]
     return ids, Val.plain(ids[0], dims, vals[0].dtype, perm)
@@ -191,17 +240,17 @@ def _single(v: Value) -> bool:
     return isinstance(v, Const) and v.array.size == 1
 
 
-def _placed(b: Builder, const: Const, rank: int, perm: Sequence[int]) -> int:
+def _placed(b: Builder, const: Const, rank: int, perm: Sequence[int], role: str) -> int:
     """A constant stored in an order of axes, without the axes of size 1 in front."""
     if const.array.size == 1:
-        return b.parameter(const, const.array.reshape(1), "", "constant")
+        return b.parameter(const, const.array.reshape(1), "", role)
     array = const.array.reshape((1,) * (rank - const.array.ndim) + const.array.shape)
     array = array.transpose(perm)
     while array.ndim > 1 and array.shape[0] == 1:
         array = array[0]
     same = array.size == max(array.shape)
     tag = "" if same or list(perm) == list(range(rank)) else "".join(map(str, perm))
-    return b.parameter(const, array, tag, "constant")
+    return b.parameter(const, array, tag, role)
 
 
 def binary(b: Builder, kind: str, x: Value, y: Value) -> Val:
@@ -242,8 +291,11 @@ def _row_of_two(kind: str) -> Row:
 
 def _row_of_comparison(kind: str) -> Row:
     def row(b: Builder, node: Node) -> list[Value]:
-        made = binary(b, kind, b.value(node, 0), b.value(node, 1))
-        return [replace(made, dtype="bool")]
+        values: list[Value] = [b.value(node, 0), b.value(node, 1)]
+        for i, v in enumerate(values):  # bytes are exact as floats
+            if isinstance(v, Val) and v.dtype in ("u8", "s8", "bool"):
+                values[i] = converted(b, v, "f32")
+        return [replace(binary(b, kind, *values), dtype="bool")]
 
     return row
 
@@ -270,6 +322,51 @@ operator("Sum", inputs=(1, 256))(_of_many("add"))
 operator("Max", inputs=(1, 256))(_of_many("max"))
 operator("Min", inputs=(1, 256))(_of_many("min"))
 operator("Mean", inputs=(1, 256))(_of_many("add", mean=True))
+
+
+# ---- truth ------------------------------------------------------------------------------------
+
+
+@operator("Where", inputs=(3, 3))
+def where(b: Builder, node: Node) -> list[Value]:
+    values = [b.value(node, i) for i in range(3)]
+    kinds = [v.dtype for v in values[1:] if isinstance(v, Val)] or ["f32"]
+    if len(set(kinds)) > 1:
+        raise ValueError(f"x and y are {kinds}")
+    ids, like = together(b, values)
+    # Constants lie in the store as floats.
+    wanted = ("u8", stored_type(kinds[0]), stored_type(kinds[0]))
+    for i, (value, dtype) in enumerate(zip(values, wanted, strict=True)):
+        if isinstance(value, Const) and dtype != "f32":
+            ids[i] = b.emit("cast", [ids[i]], {"dtype": dtype})
+    return [replace(like, id=b.emit("where", ids, {}), dtype=kinds[0])]
+
+
+def _row_of_truth(kind: str) -> Row:
+    """On 0 and 1: and is the product, or the maximum, xor the difference."""
+
+    def row(b: Builder, node: Node) -> list[Value]:
+        values: list[Value] = []
+        for i in (0, 1):
+            v = b.value(node, i)
+            values.append(converted(b, v, "f32") if isinstance(v, Val) else v)
+        made = binary(b, kind, *values)
+        if kind == "not_equal":
+            return [replace(made, dtype="bool")]
+        return [replace(converted(b, made, "u8"), dtype="bool")]
+
+    return row
+
+
+for _name, _kind in {"And": "mul", "Or": "max", "Xor": "not_equal"}.items():
+    operator(_name, inputs=(2, 2))(_row_of_truth(_kind))
+
+
+@operator("Not")
+def not_(b: Builder, node: Node) -> list[Value]:
+    v = converted(b, b.val(node, 0), "f32")
+    zero = number(Const("", np.zeros(1, np.float32)))
+    return [replace(binary(b, "equal", v, zero), dtype="bool")]
 
 
 # ---- types ------------------------------------------------------------------------------------
@@ -302,7 +399,7 @@ def converted(b: Builder, v: Val, dtype: str) -> Val:
     if dtype == "bool":
         if v.dtype != "f32":
             v = converted(b, v, "f32")
-        zero = Const("number.0.0", np.zeros(1, np.float32))
+        zero = number(Const("", np.zeros(1, np.float32)))
         made = binary(b, "not_equal", v, zero)
         return replace(made, dtype="bool")
     id = b.emit("cast", [v.id], {"dtype": stored_type(dtype)})

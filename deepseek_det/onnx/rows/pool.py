@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from deepseek_det.onnx import layout
 from deepseek_det.onnx.build import Builder, Unsupported, Value, operator
-from deepseek_det.onnx.dims import Dim, Size, Undecided
+from deepseek_det.onnx.dims import Dim, Size, Undecided, quotient
 from deepseek_det.onnx.ir import Node
 from deepseek_det.onnx.layout import Val
 
@@ -44,7 +44,10 @@ def integers(node: Node, name: str, n: int, initial: int, low: int) -> list[int]
 class Windows:
     """Kernel, stride, pads and dilation of a node on a map, both axes given even for 1-D nodes."""
 
-    def __init__(self, node: Node, x: Val, rank: int, kernel: Sequence[int]) -> None:
+    def __init__(
+        self, node: Node, x: Val, rank: int, kernel: Sequence[int], turned: bool = False
+    ) -> None:
+        """turned: of a transposed convolution, which finds SAME pads by itself."""
         n = rank - 2
         if len(kernel) != n or any(not 1 <= k <= LARGEST for k in kernel):
             raise ValueError(f"the kernel is {list(kernel)} for {n} axes of the map")
@@ -54,7 +57,9 @@ class Windows:
         self.dilation = one + integers(node, "dilations", n, 1, 1)
         self.ceil = bool(node.attributes.get("ceil_mode", 0))
         auto = node.attributes.get("auto_pad", "NOTSET") or "NOTSET"
-        if auto in ("SAME_UPPER", "SAME_LOWER"):
+        if auto in ("SAME_UPPER", "SAME_LOWER") and turned:
+            self.before, self.after = [0, 0], [0, 0]
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
             self._same(x.dims[2:], auto == "SAME_LOWER")
         elif auto in ("NOTSET", "VALID"):
             pads = [0] * (2 * n) if auto == "VALID" else integers(node, "pads", 2 * n, 0, 0)
@@ -216,9 +221,13 @@ def resize(b: Builder, node: Node) -> list[Value]:
     mode = node.attributes.get("mode", "nearest")
     if node.attributes.get("antialias", 0):
         raise Unsupported("antialias is not supported")
-    if node.attributes.get("exclude_outside", 0):
-        raise Unsupported("exclude_outside is not supported")
-    return [resized(b, x, scales, sizes, mode, coordinates, rounding)]
+    options = resize_options(mode, coordinates, rounding)
+    if mode == "cubic":
+        options["cubic_a"] = float(node.attributes.get("cubic_coeff_a", -0.75))
+        options["exclude_outside"] = bool(node.attributes.get("exclude_outside", 0))
+    elif node.attributes.get("exclude_outside", 0) and mode != "nearest":
+        raise Unsupported("exclude_outside is supported in mode 'cubic'")
+    return [resized(b, x, scales, sizes, options)]
 
 
 @operator("Upsample", "mode", "scales", inputs=(1, 2))
@@ -229,7 +238,7 @@ def upsample(b: Builder, node: Node) -> list[Value]:
     scales = [float(s) for s in given] if given is not None else _floats(b, node, 1)
     dims = _scaled(x.dims, scales)
     mode = node.attributes.get("mode", "nearest")
-    return [resized(b, x, scales, dims, mode, "asymmetric", "floor")]
+    return [resized(b, x, scales, dims, resize_options(mode, "asymmetric", "floor"))]
 
 
 def _floats(b: Builder, node: Node, i: int) -> list[float]:
@@ -296,73 +305,86 @@ def resized(
     x: Val,
     scales: Sequence[float] | None,
     dims: Sequence[Size],
-    mode: str,
-    coordinates: str,
-    rounding: str,
+    extra: Mapping[str, Any],
 ) -> Val:
-    """A map under another size."""
+    """A map under another size; extra: the engine's attributes beside it."""
     rank = x.rank
     if rank in (3, 4) and list(dims[:2]) != list(x.dims[:2]):
         raise Unsupported(f"from {x.dims} to {tuple(dims)}: only maps are resized")
     x = as_map(b, x)
     target = list(dims) if rank == 4 else [dims[0], dims[1], 1, dims[2]]
-    full = None if scales is None else (list(scales) if rank == 4 else [1, 1, 1, scales[2]])
-    factors = []
-    for k in (2, 3):
-        if full is not None:
-            factors.append(float(full[k]))
-        else:
-            factors.append(_factor(x.dims[k], target[k]))
-    params = _resize_params(mode, coordinates, rounding, factors, x.dims[2:], target[2:])
-    if params is None:
+    if scales is None:
+        params = _by_sizes(x.dims[2:], target[2:])
+    else:
+        full = list(scales) if rank == 4 else [1.0, 1.0, 1.0, scales[2]]
+        params = {"scale": [float(s) for s in full[2:]]}
+        whole = all(float(s).is_integer() or ((isinstance(d, int) and (d * s).is_integer()))
+                    for d, s in zip(x.dims[2:], params["scale"], strict=True))  # fmt: skip
+        if extra.get("coordinates") == "align_corners" and not whole:
+            # The standard's reference and the runtimes differ there.
+            raise Unsupported("align_corners with a scale that does not come out whole")
+        sizes = [math.floor(d * s) for d, s in zip(x.dims[2:], full[2:], strict=True)
+                 if isinstance(d, int)]  # fmt: skip
+        if sizes != [t for t in target[2:] if isinstance(t, int)]:
+            raise ValueError(f"scales {full[2:]} from {x.dims[2:]} to {target[2:]}")
+    if params is None or params.get("scale") == [1.0, 1.0]:
         return as_before(x, rank)
+    params.update(extra)
     id = b.emit("resize", [x.id], params)
     return as_before(Val.plain(id, target, "f32", layout.NHWC), rank)
 
 
-def _factor(old: Size, new: Size) -> float:
-    """new / old, such that the engine's floor(old · factor) is new again."""
-    if isinstance(old, int) and isinstance(new, int):
-        if not 1 <= new <= 1 << 20:
-            raise ValueError(f"a size of {new}")
-        factor = new / old
-        while math.floor(old * factor) < new:
-            factor = math.nextafter(factor, math.inf)
-        return factor
-    if old == new:
-        return 1.0
-    from deepseek_det.onnx.dims import quotient
+def _by_sizes(old: Sequence[Size], new: Sequence[Size]) -> dict[str, Any] | None:
+    """The engine's attributes for given sizes; None where nothing changes."""
+    if list(old) == list(new):
+        return None
+    if any(isinstance(s, int) and not 1 <= s <= 1 << 20 for s in new):
+        raise ValueError(f"sizes of {list(new)}")
+    factors = [_factor(o, n) for o, n in zip(old, new, strict=True)]
+    known = [f for f in factors if f is not None]
+    if len(known) == len(factors):
+        return {"scale": known}  # says the same of maps of any size
+    if all(isinstance(s, int) for s in new):
+        return {"size": [int(s) for s in new]}
+    raise Undecided(f"a resize from {tuple(old)} to {tuple(new)} depends on free dimensions")
 
+
+def _factor(old: Size, new: Size) -> float | None:
+    """new / old where it is a whole number, or one over a power of two: exact as a float."""
     up, down = quotient(new, old), quotient(old, new)
     if isinstance(up, int):
         return float(up)
-    if isinstance(down, int):
+    if isinstance(down, int) and down & (down - 1) == 0:
         return 1.0 / down
-    raise Undecided(f"a resize from {old} to {new} depends on free dimensions")
+    return None
 
 
-def _resize_params(
-    mode: str,
-    coordinates: str,
-    rounding: str,
-    factors: list[float],
-    old: Sequence[Size],
-    new: Sequence[Size],
-) -> dict[str, Any] | None:
-    """The engine's attributes; None where the resize changes nothing."""
-    if factors == [1.0, 1.0]:
-        return None
+_MODES = {"nearest": "nearest", "linear": "bilinear", "bilinear": "bilinear", "cubic": "cubic"}
+_COORDINATES = {
+    "half_pixel": "half_pixel",
+    "pytorch_half_pixel": "pytorch_half_pixel",
+    "asymmetric": "asymmetric",
+    "align_corners": "align_corners",
+    "half_pixel_symmetric": "symmetric",
+}
+_ROUNDING = {
+    "floor": "floor",
+    "ceil": "ceil",
+    "round_prefer_floor": "half_down",
+    "round_prefer_ceil": "half_up",
+}
+
+
+def resize_options(mode: str, coordinates: str, rounding: str) -> dict[str, Any]:
+    """The engine's attributes for ONNX' words."""
+    if mode not in _MODES or coordinates not in _COORDINATES or rounding not in _ROUNDING:
+        raise Unsupported(f"mode {mode!r} with {coordinates!r} and {rounding!r} is not supported")
+    options: dict[str, Any] = {"mode": _MODES[mode]}
+    if mode == "nearest" and (coordinates, rounding) == ("asymmetric", "floor"):
+        return options
+    options["coordinates"] = _COORDINATES[coordinates]
     if mode == "nearest":
-        whole = all(f.is_integer() for f in factors)
-        same = coordinates == "asymmetric" and rounding == "floor"
-        if same or (whole and coordinates in ("half_pixel", "pytorch_half_pixel")
-                    and rounding in ("round_prefer_floor", "round_prefer_ceil")):  # fmt: skip
-            return {"mode": "nearest", "scale": factors}
-    if mode == "linear":
-        if coordinates == "half_pixel":
-            return {"mode": "bilinear", "scale": factors}
-        if coordinates == "pytorch_half_pixel" and all(s != 1 for s in new):
-            return {"mode": "bilinear", "scale": factors}
-        if coordinates == "align_corners":
-            return {"mode": "bilinear", "scale": factors, "align_corners": True}
-    raise Unsupported(f"mode {mode!r} with {coordinates!r} and {rounding!r} is not supported")
+        options["rounding"] = _ROUNDING[rounding]
+    elif mode != "cubic" and coordinates == "half_pixel":
+        del options["coordinates"]
+    return options

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
-from deepseek_det.onnx.build import Builder, Row, Unsupported, Value, axis_of, operator
+import numpy as np
+
+from deepseek_det.onnx import layout
+from deepseek_det.onnx.build import Builder, Const, Row, Unsupported, Value, axis_of, operator
 from deepseek_det.onnx.dims import product
 from deepseek_det.onnx.ir import Node
 from deepseek_det.onnx.layout import Val
-from deepseek_det.onnx.rows.elementwise import float_val
-from deepseek_det.onnx.rows.shape import axes_of
+from deepseek_det.onnx.rows.compute import weight
+from deepseek_det.onnx.rows.elementwise import binary, float_val, unary, with_number
+from deepseek_det.onnx.rows.pool import as_before, as_map
+from deepseek_det.onnx.rows.shape import axes_of, reshaped
 
 
 @operator("Softmax", "axis")
 def softmax(b: Builder, node: Node) -> list[Value]:
-    """Before opset 13, axes from `axis` on counted as one."""
+    """exp(x) over its sum along an axis."""
+    return [_along(b, node, _softmax)]
+
+
+@operator("LogSoftmax", "axis")
+def log_softmax(b: Builder, node: Node) -> list[Value]:
+    """x - log(sum of exp(x)): no logarithm of a rounded zero."""
+
+    def apart(b: Builder, v: Val, axis: int) -> Val:
+        return binary(b, "sub", v, reduced(b, v, "log_sum_exp", [axis], True))
+
+    return [_along(b, node, apart)]
+
+
+def _along(b: Builder, node: Node, f: Callable[[Builder, Val, int], Val]) -> Val:
+    """A function along `axis`; before opset 13, axes from there on counted as one."""
     v = float_val(b, node, 0)
     axis = axis_of(int(node.attributes.get("axis", -1 if node.opset >= 13 else 1)), v.rank)
     if node.opset < 13 and product(v.dims[axis:]) != v.dims[axis]:
-        from deepseek_det.onnx.rows.shape import reshaped
-
         flat = reshaped(b, v, [product(v.dims[:axis]), product(v.dims[axis:])])
-        return [reshaped(b, _softmax(b, flat, 1), v.dims)]
-    return [_softmax(b, v, axis)]
+        return reshaped(b, f(b, flat, 1), v.dims)
+    return f(b, v, axis)
 
 
 def _softmax(b: Builder, v: Val, axis: int) -> Val:
@@ -53,6 +72,8 @@ def _row(kind: str) -> Row:
             axes = list(range(v.rank))
         if not axes:
             raise Unsupported("x has no dimensions")
+        if kind == "log_sum":
+            return [unary(b, reduced(b, v, "sum", axes, keep), "log")]
         return [reduced(b, v, kind, axes, keep)]
 
     return row
@@ -63,5 +84,83 @@ for _name, _kind in {
     "ReduceMean": "mean",
     "ReduceMax": "max",
     "ReduceMin": "min",
+    "ReduceProd": "prod",
+    "ReduceL1": "l1",
+    "ReduceL2": "l2",
+    "ReduceSumSquare": "sum_square",
+    "ReduceLogSumExp": "log_sum_exp",
+    "ReduceLogSum": "log_sum",
 }.items():
     operator(_name, "axes", "keepdims", "noop_with_empty_axes", inputs=(1, 2))(_row(_kind))
+
+
+# ---- norms ------------------------------------------------------------------------------------
+
+
+@operator("LpNormalization", "axis", "p")
+def lp_normalization(b: Builder, node: Node) -> list[Value]:
+    v = float_val(b, node, 0)
+    axis, p = axis_of(int(node.attributes.get("axis", -1)), v.rank), node.attributes.get("p", 2)
+    if p not in (1, 2):
+        raise ValueError(f"p is {p}")
+    # A vector of zeros stays one.
+    tiny = Const("number.tiny", np.asarray([np.finfo(np.float32).tiny], np.float32))
+    norm = binary(b, "max", reduced(b, v, f"l{p}", [axis], True), tiny)
+    return [binary(b, "div", v, norm)]
+
+
+@operator("LayerNormalization", "axis", "epsilon", "stash_type", inputs=(2, 3))
+def layer_normalization(b: Builder, node: Node) -> list[Value]:
+    """Over the axes from `axis` on, taken as one."""
+    v = float_val(b, node, 0)
+    axis = axis_of(int(node.attributes.get("axis", -1)), v.rank)
+    size = product(v.dims[axis:])
+    if not isinstance(size, int):
+        raise Unsupported(f"over {v.dims[axis:]}, which is free")
+    flat = reshaped(b, v, [*v.dims[:axis], size])
+    flat = layout.in_order(b, flat)
+    inputs = [flat.id]
+    for i in range(1, len(node.inputs)):
+        if b.has(node, i):
+            inputs.append(weight(b, node, i, False, (size,)))
+    params = {"eps": float(node.attributes.get("epsilon", 1e-5))}
+    made: list[Value] = [
+        reshaped(b, replace(flat, id=b.emit("layer_norm", inputs, params)), v.dims)
+    ]
+    if len([name for name in node.outputs if name]) > 1:
+        kept = [*v.dims[:axis], *[1] * (v.rank - axis)]
+        mean = reduced(b, flat, "mean", [axis], True)
+        apart = binary(b, "sub", flat, mean)
+        variance = reduced(b, binary(b, "mul", apart, apart), "mean", [axis], True)
+        spread = unary(b, with_number(b, "add", variance, params["eps"]), "sqrt")
+        made += [reshaped(b, s, kept) for s in (mean, unary(b, spread, "reciprocal"))]
+    return made
+
+
+@operator("LRN", "alpha", "beta", "bias", "size")
+def local_response_norm(b: Builder, node: Node) -> list[Value]:
+    """x / (bias + alpha · mean of x² over nearby channels)^beta: a pool over channels."""
+    rank = b.val(node, 0).rank
+    x = as_map(b, b.val(node, 0))
+    size = int(node.attributes.get("size", 0))
+    n, c, h, w = x.dims
+    if not 1 <= size <= 1 << 10 or not isinstance(c, int):
+        raise ValueError(f"size is {size} of {c} channels")
+    squares = binary(b, "mul", x, x)
+    rows = b.emit("reshape", [squares.id], {"shape": layout.new_shape(
+        x.stored_dims, [n, product([h, w]), c, 1])})  # fmt: skip
+    before = (size - 1) // 2
+    params = {
+        "kernel": [1, size],
+        "stride": [1, 1],
+        "pads": [0, before, 0, size - 1 - before],
+        "count_pad": True,
+    }
+    # The pool slides over axis 2, which are the channels here.
+    means = b.emit("avg_pool", [rows], params)
+    shape = layout.new_shape([n, product([h, w]), c, 1], x.stored_dims)
+    mean = replace(x, id=b.emit("reshape", [means], {"shape": shape}))
+    base = with_number(b, "mul", mean, float(node.attributes.get("alpha", 1e-4)))
+    base = with_number(b, "add", base, float(node.attributes.get("bias", 1.0)))
+    scale = with_number(b, "pow", base, float(node.attributes.get("beta", 0.75)))
+    return [as_before(binary(b, "div", x, scale), rank)]

@@ -438,7 +438,7 @@ def padded(
     b: Builder, v: Val, before: list[int], after: list[int], mode: str, value: float = 0.0
 ) -> Val:
     """The value with positions around it."""
-    modes = ("constant", "edge", "reflect")
+    modes = ("constant", "edge", "reflect", "wrap")
     if mode not in modes or v.dtype != "f32":
         raise Unsupported(f"mode {mode!r} of {v.dtype} is not supported")
     v, perm = b.aligned(v)
@@ -474,7 +474,7 @@ def depth_to_space(b: Builder, node: Node) -> list[Value]:
     return [Val.plain(id, [n, each, h * block, w * block], v.dtype, layout.NHWC)]
 
 
-@operator("SpaceToDepth", "blocksize")
+@operator("SpaceToDepth", "blocksize", "mode")
 def space_to_depth(b: Builder, node: Node) -> list[Value]:
     v = b.images(b.val(node, 0))
     n, c, h, w = v.dims
@@ -482,4 +482,9 @@ def space_to_depth(b: Builder, node: Node) -> list[Value]:
     if block < 1 or unequal(h % block, 0) or unequal(w % block, 0):
         raise ValueError(f"blocks of {block} in {h}×{w}")
     id = b.emit("space_to_depth", [v.id], {"block": block})
+    mode = node.attributes.get("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise ValueError(f"mode is {mode!r}")
+    if mode == "CRD" and c != 1 and block > 1:
+        id = b.emit("channel_shuffle", [id], {"groups": block * block})
     return [Val.plain(id, [n, c * block * block, h // block, w // block], v.dtype, layout.NHWC)]
