@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,6 @@ class Const:
 
     name: str
     array: Array
-    learned: bool = field(default=False, compare=False)  # stands in the file as such
 
 
 Value = Const | Val
@@ -148,7 +147,7 @@ class Builder:
     def build(self) -> dict[str, Val]:
         """Adds all nodes; {output: value}. Raises Error that names all that is in the way."""
         for name, array in self.model.constants.items():
-            self.env[name] = Const(name, array, learned=True)
+            self.env[name] = Const(name, array)
         for port in self.inputs:
             self.env[port.name] = self._input(port)
         for node in self.model.nodes:
@@ -364,6 +363,13 @@ class Builder:
     def output_name(self, wanted: str) -> str:
         """A name of the graph for an output of the file."""
         return self.name(wanted, of_node=True)
+
+    def map_of_size(self, dims: Sequence[Size]) -> int | None:
+        """A value stored (N, H, W, C) whose height and width are these, free ones included."""
+        for value in self.env.values():
+            if isinstance(value, Val) and value.rank == 4 and value.dims[2:] == tuple(dims):
+                return self.images(value).id
+        return None
 
     def images(self, v: Val) -> Val:
         """A rank-4 value stored (N, H, W, C), as the engine's operators on maps take it."""

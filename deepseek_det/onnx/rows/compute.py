@@ -209,7 +209,7 @@ def matmul(b: Builder, node: Node) -> list[Value]:
             array = value.array
             if array.ndim < 1:
                 raise ValueError("an operand is a number")
-            role = "trainable" if array.ndim == 2 and value.learned else "constant"
+            role = "trainable" if array.ndim == 2 else "constant"
             id = b.parameter(value, array, role=role, decay=role == "trainable")
             operands.append(Val.plain(id, array.shape))
         else:

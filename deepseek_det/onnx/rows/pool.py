@@ -315,10 +315,16 @@ def resized(
     target = list(dims) if rank == 4 else [dims[0], dims[1], 1, dims[2]]
     if scales is None:
         params = _by_sizes(x.dims[2:], target[2:])
+        if params is not None and not params:
+            like = b.map_of_size(target[2:])
+            if like is None:
+                raise Undecided(f"a resize from {x.dims} to {tuple(target)} is of free dimensions")
+            id = b.emit("resize", [x.id, like], dict(extra))
+            return as_before(Val.plain(id, target, "f32", layout.NHWC), rank)
     else:
         full = list(scales) if rank == 4 else [1.0, 1.0, 1.0, scales[2]]
         params = {"scale": [float(s) for s in full[2:]]}
-        whole = all(float(s).is_integer() or ((isinstance(d, int) and (d * s).is_integer()))
+        whole = all(float(s).is_integer() or (isinstance(d, int) and (d * s).is_integer())
                     for d, s in zip(x.dims[2:], params["scale"], strict=True))  # fmt: skip
         if extra.get("coordinates") == "align_corners" and not whole:
             # The standard's reference and the runtimes differ there.
@@ -335,7 +341,7 @@ def resized(
 
 
 def _by_sizes(old: Sequence[Size], new: Sequence[Size]) -> dict[str, Any] | None:
-    """The engine's attributes for given sizes; None where nothing changes."""
+    """The engine's attributes for given sizes; None where nothing changes, empty where free."""
     if list(old) == list(new):
         return None
     if any(isinstance(s, int) and not 1 <= s <= 1 << 20 for s in new):
@@ -346,7 +352,7 @@ def _by_sizes(old: Sequence[Size], new: Sequence[Size]) -> dict[str, Any] | None
         return {"scale": known}  # says the same of maps of any size
     if all(isinstance(s, int) for s in new):
         return {"size": [int(s) for s in new]}
-    raise Undecided(f"a resize from {tuple(old)} to {tuple(new)} depends on free dimensions")
+    return {}
 
 
 def _factor(old: Size, new: Size) -> float | None:
