@@ -57,7 +57,7 @@ REFUSED: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("conv", {}, [X, (8, 4, 3, 3), (7,)], "bias is f32 .7,., f32 .8,. is needed"),
     ("conv", {}, [X, None], "input 1 is absent"),
     ("matmul", {}, [(3, 5), (4, 7)], "a has 5 columns, b has 4 rows"),
-    ("matmul", {}, [(2, 3, 5), (3, 5, 7)], "leading axes must agree"),
+    ("matmul", {}, [(2, 3, 5), (3, 5, 7)], "leading axes must broadcast"),
     ("matmul", {}, [(5,), (5, 7)], "rank 2 to 6"),
     ("matmul", {"transpose_b": True}, [(3, 5), (7, 5), (5,)], "bias"),
     ("batch_norm", {}, [X, (4,), (4,), (4,), (3,)], "running variance"),
@@ -105,6 +105,19 @@ REFUSED: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("where", {}, [X, X, X], "condition is f32"),
     ("where", {}, [("u8", X), X, ("u8", X)], "a is f32, b is u8"),
     ("where", {}, [("u8", (2,)), (3,), (3,)], "do not broadcast"),
+    ("group_norm", {"groups": 3}, [X], "4 channels in 3 groups"),
+    ("group_norm", {"eps": 0.0}, [X], "eps is 0"),
+    ("group_norm", {}, [X, (4,), (3,)], "beta"),
+    ("group_norm", {}, [(2, 0, 4)], "axis 1 is empty"),
+    ("log_softmax", {"axis": -5}, [X], "log_softmax: axis is -5"),
+    ("arg_max", {"axis": 4}, [X], "axis is 4"),
+    ("arg_max", {"axis": 0}, [(0, 3)], "axis 0 has 0 elements"),
+    ("arg_max", {}, [("u8", X)], "x is u8"),
+    ("top_k", {"k": 5}, [X], "k is 5, 1 to the axis' 4"),
+    ("top_k", {"k": 0}, [X], "k is 0"),
+    ("gather", {}, [X, (3,)], "indices is f32, s32 is needed"),
+    ("gather", {"axis": 4}, [X, ("s32", (3,))], "axis is 4"),
+    ("gather", {}, [(1,) * 6, ("s32", (1, 1))], "rank 7, at most 6"),
     ("reduce", {"kind": "log_sum_exp", "axes": [1]}, [(2, 0)], "axis 1 is empty"),
     ("reshape", {"shape": [-1, -1]}, [X], "one -1"),
     ("reshape", {"shape": [7, -1]}, [X], "does not fill"),
@@ -193,6 +206,72 @@ def test_comparisons_give_numpys_answers(kind: str, function: Any) -> None:
     (y,) = run("binary", {"kind": kind}, a, b)
     assert y.dtype == np.uint8
     assert np.array_equal(y.astype(bool), function(a, b))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_arg_max_is_numpys_and_can_take_the_last(axis: int) -> None:
+    x = np.random.default_rng(axis).integers(-2, 3, size=(4, 5, 6)).astype(np.float32)
+    for minimum, function in ((False, np.argmax), (True, np.argmin)):
+        params = {"axis": axis, "minimum": minimum, "keepdims": False}
+        (y,) = run("arg_max", params, x)
+        assert y.dtype == np.int32 and np.array_equal(y, function(x, axis))
+        (y,) = run("arg_max", params | {"keepdims": True, "last": True}, x)
+        want = x.shape[axis] - 1 - np.expand_dims(function(np.flip(x, axis), axis), axis)
+        assert np.array_equal(y, want)
+    x[:, 2, 3] = np.nan
+    (y,) = run("arg_max", {"axis": 1}, x)
+    assert (y[:, 0, 3] == 2).all(), "a NaN is the largest"
+
+
+@pytest.mark.parametrize(("axis", "k"), [(0, 1), (1, 4), (2, 7)])
+def test_top_k_is_a_stable_sort(axis: int, k: int) -> None:
+    x = np.random.default_rng(k).integers(-3, 4, size=(3, 6, 7)).astype(np.float32)
+    for smallest in (False, True):
+        values, places = run("top_k", {"k": k, "axis": axis, "smallest": smallest}, x)
+        order = np.argsort(x if smallest else -x, axis, kind="stable")
+        want = np.take(order, range(k), axis)
+        assert np.array_equal(places, want)
+        assert np.array_equal(values, np.take_along_axis(x, want, axis))
+    line = np.array([1, np.nan, 3, np.nan], np.float32)
+    assert run("top_k", {"k": 4}, line)[1].tolist() == [1, 3, 2, 0]
+    assert run("top_k", {"k": 4, "smallest": True}, line)[1].tolist() == [0, 2, 1, 3]
+
+
+def test_gather_is_numpys_take_and_refuses_an_index_beyond() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
+    at = np.array([[3, -1], [0, -4]], np.int32)
+    assert np.array_equal(run("gather", {"axis": 1}, x, at)[0], np.take(x, at, 1))
+    whole = x.astype(np.int32)
+    assert np.array_equal(run("gather", {"axis": -2}, whole, at)[0], np.take(whole, at, 1))
+    graph, given = build("gather", {"axis": 1}, [x.shape, ("s32", (1,))])
+    for executor in (_core.Interpreter, _core.Plan):
+        for wrong in (4, -5, 2**31 - 1, -(2**31)):
+            with pytest.raises(ValueError, match=f"an index is {wrong}, the axis has 4"):
+                executor(graph, _core.Store(), given).forward([x, np.array([wrong], np.int32)])
+
+
+def test_where_takes_any_condition_that_is_not_zero() -> None:
+    condition = np.array([0, 1, 2, 255], np.uint8)
+    a, b = np.array([1, 2, 3, 4], np.int32), np.array([[9], [8]], np.int32)
+    (y,) = run("where", {}, condition, a, b)
+    assert y.tolist() == [[9, 2, 3, 4], [8, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("mode", ["edge", "reflect", "wrap"])
+def test_pad_is_numpys_on_every_axis(mode: str) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 4, 2, 5)).astype(np.float32)
+    before, after = [2, 0, 1, 3], [1, 3, 0, 4]
+    (y,) = run("pad", {"before": before, "after": after, "mode": mode}, x)
+    assert np.array_equal(y, np.pad(x, list(zip(before, after, strict=True)), mode))
+
+
+def test_round_takes_halves_to_even_and_keeps_what_is_whole() -> None:
+    x = np.array([-2.5, -0.5, 0.5, 1.5, 2.5, 8388609, -3e9, np.inf], np.float32)
+    for kind, function in (("round", np.rint), ("floor", np.floor), ("ceil", np.ceil)):
+        graph, given = build("unary", {"kind": kind}, [x.shape])
+        for executor in (_core.Interpreter, _core.Plan):
+            (y,) = executor(graph, _core.Store(), given).forward([x])
+            assert np.array_equal(y, function(x)), kind
 
 
 def test_dropout_draw_depends_on_seed_and_step_only() -> None:

@@ -45,7 +45,7 @@ def build(case: dict[str, Any]) -> tuple[_core.Graph, _core.Store, list[np.ndarr
     outputs = stored(case["name"], "out")
     several = len(outputs) if case["op"] == "split" else 0
     made = graph.node(case["op"], "node", ids, case["params"], several)
-    for (k, _), value in zip(outputs, made, strict=True):
+    for (k, _), value in zip(outputs, made, strict=False):  # top_k's places have no gradient
         graph.output(f"y{k}", value)
     return graph, store, inputs
 

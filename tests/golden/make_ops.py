@@ -164,6 +164,50 @@ def where_case(name: str, condition: Any, a: Any, b: Any) -> Case:
     return (name, "where", {}, [("index", mask), normal(*a), normal(*b)], run)
 
 
+def foreign_resize(name: str, n: Any, params: Any, **how: Any) -> Case:
+    """resize with attributes of its own beside what torch's interpolate is told."""
+
+    def run(x: Tensors) -> Tensors:
+        return [nhwc(F.interpolate(nchw(x[0]), **how))]
+
+    return (name, "resize", params, [normal(*n)], run)
+
+
+def pad_case(mode: str, torchs: str, before: Any, after: Any) -> Case:
+    def run(x: Tensors) -> Tensors:
+        pads = (before[2], after[2], before[1], after[1])
+        return [nhwc(F.pad(nchw(x[0]), pads, torchs))]
+
+    params = {"before": before, "after": after, "mode": mode}
+    return (f"pad_{mode}", "pad", params, [normal(2, 4, 5, 3)], run)
+
+
+def reduce_case(kind: str, axes: Any, run: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    params = {"kind": kind, "axes": axes}
+    return (f"reduce_{kind}", "reduce", params, [normal(3, 4, 5)], lambda x: [run(x[0])])
+
+
+def group_norm_case(name: str, shape: Any, groups: int) -> Case:
+    c = shape[-1]
+
+    def run(x: Tensors) -> Tensors:
+        y = F.group_norm(x[0].movedim(-1, 1), groups or c, x[1], x[2], 1e-5)
+        return [y.movedim(1, -1)]
+
+    inputs = [normal(*shape) + 1, ("trainable", positive(c)), ("trainable", normal(c))]
+    return (name, "group_norm", {"groups": groups, "eps": 1e-5}, inputs, run)
+
+
+def gather_case(name: str, shape: Any, indices: Any, axis: int) -> Case:
+    at = np.array(indices, np.int32)
+
+    def run(x: Tensors) -> Tensors:
+        taken = x[0].index_select(axis, torch.tensor(at.reshape(-1) % shape[axis]))
+        return [taken.reshape(*shape[:axis], *at.shape, *shape[axis + 1 :])]
+
+    return (name, "gather", {"axis": axis}, [normal(*shape), ("index", at)], run)
+
+
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x * 1,
     "relu": F.relu,
@@ -452,6 +496,76 @@ def foreign_cases() -> list[Case]:
         prelu_case("prelu_one", (3, 9), (1,)),
         where_case("where", (2, 3, 5), (2, 3, 5), (2, 3, 5)),
         where_case("where_wide", (3, 1), (5,), (2, 3, 1)),
+        pad_case("edge", "replicate", [0, 2, 1, 0], [0, 1, 3, 0]),
+        pad_case("reflect", "reflect", [0, 3, 1, 0], [0, 1, 4, 0]),
+        pad_case("wrap", "circular", [0, 2, 5, 0], [0, 4, 1, 0]),
+        foreign_resize(
+            "resize_nearest_exact",
+            (1, 4, 6, 3),
+            {"size": [7, 4], "coordinates": "half_pixel", "rounding": "half_up"},
+            size=(7, 4),
+            mode="nearest-exact",
+        ),
+        foreign_resize(
+            "resize_cubic",
+            (1, 4, 5, 3),
+            {"mode": "cubic", "scale": [2.0, 1.5]},
+            scale_factor=(2.0, 1.5),
+            mode="bicubic",
+        ),
+        foreign_resize(
+            "resize_cubic_corners",
+            (1, 5, 4, 3),
+            {"mode": "cubic", "size": [3, 9], "align_corners": True},
+            size=(3, 9),
+            mode="bicubic",
+            align_corners=True,
+        ),
+        (
+            "max_pool_dilated",
+            "max_pool",
+            {"kernel": [3, 2], "stride": [1, 2], "pads": [1] * 4, "dilation": [2, 3]},
+            [normal(1, 7, 8, 5)],
+            lambda x: [nhwc(F.max_pool2d(nchw(x[0]), (3, 2), (1, 2), 1, (2, 3)))],
+        ),
+        reduce_case("prod", [1], lambda x: x.prod(1)),
+        reduce_case("l1", [0, 2], lambda x: x.abs().sum((0, 2))),
+        reduce_case("l2", [2], lambda x: x.norm(dim=2)),
+        reduce_case("sum_square", [0], lambda x: (x * x).sum(0)),
+        reduce_case("log_sum_exp", [1, 2], lambda x: x.logsumexp((1, 2))),
+        (
+            "log_softmax",
+            "log_softmax",
+            {"axis": 1},
+            [normal(2, 5, 3) * 4],
+            lambda x: [x[0].log_softmax(1)],
+        ),
+        group_norm_case("group_norm", (2, 3, 4, 6), 2),
+        group_norm_case("instance_norm", (2, 4, 3, 5), 0),
+        (
+            "matmul_broadcast",
+            "matmul",
+            {},
+            [normal(2, 1, 3, 5), normal(4, 5, 2)],
+            lambda x: [x[0] @ x[1]],
+        ),
+        gather_case("gather", (4, 7, 3), [[0, -1, 3], [3, 6, 2]], 1),
+        gather_case("gather_channels", (2, 3, 5), [4, 4, 0], 2),
+        gather_case("gather_one", (4, 3), 2, 0),
+        (
+            "top_k",
+            "top_k",
+            {"k": 3, "axis": 1},
+            [normal(2, 7, 3)],
+            lambda x: [x[0].topk(3, 1).values],
+        ),
+        (
+            "top_k_smallest",
+            "top_k",
+            {"k": 4, "smallest": True},
+            [normal(3, 6)],
+            lambda x: [x[0].topk(4, -1, largest=False).values],
+        ),
     ]
     return made
 
