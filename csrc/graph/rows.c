@@ -144,6 +144,48 @@ void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64
     }
 }
 
+static void ahead_stored(const dd_run *run, int value, int64_t n, int64_t y, int64_t x,
+                         int64_t count, dd_ahead *ahead) {
+    int64_t pitch = run->plan->values[value].pitch;
+    const float *at = dd_row(run, value, n, y) + x * pitch;
+    for (int i = 0; i < ahead->n; i++)
+        if (ahead->at[i] == (const char *)at)
+            return;
+    if (ahead->n == DD_AHEAD)
+        return;
+    ahead->at[ahead->n] = (const char *)at;
+    ahead->bytes[ahead->n++] = count * pitch * (int64_t)sizeof(float);
+}
+
+void dd_ahead_add(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                  dd_ahead *ahead) {
+    const dd_pvalue *v = &run->plan->values[value];
+    if (v->pending == DD_STORED) {
+        ahead_stored(run, value, n, y, x, count, ahead);
+        return;
+    }
+    if (v->pending != DD_PENDING_AFFINE && v->pending != DD_PENDING_BN_DX)
+        return;
+    ahead_stored(run, v->x, n, y, x, count, ahead);
+    if (v->pending == DD_PENDING_BN_DX)
+        ahead_stored(run, v->dz, n, y, x, count, ahead);
+}
+
+/* The second-level cache has 48 requests under way at most. */
+enum { AHEAD_LINES = 32, LINE = 64 };
+
+void dd_ahead_some(dd_ahead *ahead) {
+    int64_t lines = AHEAD_LINES;
+    for (int i = 0; i < ahead->n && lines > 0; i++) {
+        int64_t all = (ahead->bytes[i] + LINE - 1) / LINE, now = all < lines ? all : lines;
+        for (int64_t k = 0; k < now; k++)
+            __builtin_prefetch(ahead->at[i] + k * LINE, 0, 2);
+        ahead->at[i] += now * LINE;
+        ahead->bytes[i] -= now * LINE;
+        lines -= now;
+    }
+}
+
 void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,
                    int64_t left, int64_t right, float *out) {
     const dd_type *type = &run->plan->values[value].type;

@@ -7,7 +7,7 @@
 
 #include <string.h>
 
-enum { PIECE_FLOATS = 8192, LEAST_PIXELS = 32 };
+enum { PIECE_FLOATS = 4096, LEAST_PIXELS = 32, BLOCK_PIXELS = 16 };
 
 /* Pixels of a piece that keeps `floats` of each in cache; a multiple of eight. */
 static int64_t piece_of(int64_t floats) {
@@ -58,13 +58,18 @@ static void pointwise_piece(const dd_run *run, const dd_step *s, const dd_conv *
     scratch += a == scratch ? (pixels * c->c_in + 15) / 16 * 16 : 0;
     g.a = &a;
     g.c = dd_piece_begin(run, s->y, n, y, x, scratch, &g.ldc);
+    dd_ahead ahead = {0};
+    dd_ahead_add(run, s->x, n, y, x + pixels, pixels, &ahead);
+    dd_ahead_some(&ahead);
     if (s->residual >= 0) {
         g.ldr = run->plan->values[s->residual].pitch;
         g.residual = dd_row(run, s->residual, n, y) + x * g.ldr;
     }
     run->plan->kernels->gemm_f32(&g);
+    dd_ahead_some(&ahead);
     if (s->norm >= 0)
         add_sums(run, s, g.c, g.ldc, pixels, unit);
+    dd_ahead_some(&ahead);
     dd_piece_end(run, s->y, n, y, x, pixels, g.c);
 }
 
@@ -96,6 +101,25 @@ static const float *ring_row(const dd_conv *c, const ring *t, int64_t y) {
     return t->rows + (y < 0 || y >= c->h ? c->k_h : y % c->k_h) * t->row_floats;
 }
 
+/* Some pixels at a time, while the next rows are fetched. */
+static void depthwise_by_blocks(const dd_run *run, dd_depthwise d, dd_ahead *ahead) {
+    const float *taps[64];
+    const float *const *rows = d.rows;
+    float *y = d.y;
+    const float *residual = d.residual;
+    int64_t width = d.width;
+    d.rows = taps;
+    for (int64_t x = 0; x < width; x += BLOCK_PIXELS) {
+        d.width = width - x < BLOCK_PIXELS ? width - x : BLOCK_PIXELS;
+        for (int r = 0; r < d.k; r++)
+            taps[r] = rows[r] + x * d.stride * d.pitch;
+        d.y = y + x * d.y_pitch;
+        d.residual = residual ? residual + x * d.residual_pitch : NULL;
+        dd_ahead_some(ahead);
+        run->plan->kernels->depthwise_f32(&d);
+    }
+}
+
 static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c, ring *t, int64_t y,
                           int64_t unit) {
     const float *taps[64];
@@ -124,7 +148,9 @@ static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c,
         d.residual = dd_row(run, s->residual, t->n, y);
         d.residual_pitch = run->plan->values[s->residual].pitch;
     }
-    run->plan->kernels->depthwise_f32(&d);
+    dd_ahead ahead = {0};
+    dd_ahead_add(run, s->x, t->n, t->loaded, 0, c->w * c->stride, &ahead);
+    depthwise_by_blocks(run, d, &ahead);
     if (s->norm >= 0)
         add_sums(run, s, d.y, d.y_pitch, c->ow, unit);
     dd_piece_end(run, s->y, t->n, y, 0, c->ow, d.y);
@@ -192,7 +218,7 @@ size_t dd_pointwise_backward_scratch(const dd_plan *plan, const dd_step *s, cons
 
 /* dx of a piece, with the sums for the batch norm before it. */
 static void dx_piece(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n, int64_t y,
-                     int64_t x, dd_gemm g, int64_t unit, float *scratch) {
+                     int64_t x, dd_gemm g, int64_t unit, float *scratch, dd_ahead *ahead) {
     g.segments = 1;
     g.k = c->c_out;
     g.b = run->plan->packed + c->packed_dx;
@@ -203,21 +229,39 @@ static void dx_piece(const dd_run *run, const dd_step *s, const dd_conv *c, int6
         g.residual = dd_row(run, s->dx_residual, n, y) + x * g.ldr;
     }
     run->plan->kernels->gemm_f32(&g);
+    dd_ahead_some(ahead);
     if (s->reduction.norm >= 0)
         dd_norm_gradient_pixels(run, &s->reduction, g.c, g.ldc, n, y, x, g.m, unit);
+    dd_ahead_some(ahead);
     dd_piece_end(run, s->dx, n, y, x, g.m, g.c);
+}
+
+/* What the next piece will read, and the lines that it will write. */
+static void ahead_next(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
+                       int64_t pixels, dd_ahead *ahead) {
+    dd_ahead_add(run, s->dy, n, y, x, pixels, ahead);
+    dd_ahead_add(run, s->x, n, y, x, pixels, ahead);
+    if (s->dx_residual >= 0)
+        dd_ahead_add(run, s->dx_residual, n, y, x, pixels, ahead);
+    if (s->reduction.norm >= 0)
+        dd_ahead_add(run, run->plan->norms[s->reduction.norm].x, n, y, x, pixels, ahead);
+    if (s->dx >= 0 && !dd_is_streamed(run->plan, s->dx))
+        dd_ahead_add(run, s->dx, n, y, x, pixels, ahead);
 }
 
 /* Pixels x.. from row y of image n on: they may run over the ends of rows. */
 static void backward_pixels(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n,
                             int64_t y, int64_t x, int64_t pixels, int64_t unit, float *scratch) {
     int64_t dy_pitch, x_pitch;
+    dd_ahead ahead = {0};
+    ahead_next(run, s, n, y, x + pixels, pixels, &ahead);
     const float *dy = piece_ready(run, s->dy, n, y, x, pixels, scratch, &dy_pitch);
     if (dy == scratch)
         scratch += backward_piece(c) * c->c_out;
+    dd_ahead_some(&ahead);
     if (s->dx >= 0)
         dx_piece(run, s, c, n, y, x, (dd_gemm){.a = &dy, .lda = dy_pitch, .m = pixels}, unit,
-                 scratch);
+                 scratch, &ahead);
     if (s->dx >= 0)
         scratch += dd_piece_floats(run->plan, s->dx, backward_piece(c));
     if (s->dw >= 0 || s->dw_entry >= 0) {
@@ -230,7 +274,8 @@ static void backward_pixels(const dd_run *run, const dd_step *s, const dd_conv *
                         .ldc = c->c_out,
                         .m = pixels,
                         .k = c->c_in,
-                        .n = c->c_out};
+                        .n = c->c_out,
+                        .ahead = &ahead};
         run->plan->kernels->gemm_tn_f32(&g);
     }
     if (s->db >= 0 || s->db_entry >= 0) {

@@ -10,7 +10,7 @@
 #include <string.h>
 
 enum {
-    PIECE_FLOATS = 3072, /* of the row: x, its activation and dx share the first-level cache */
+    PIECE_FLOATS = 1536, /* of the row: x, its activation and dx share the first-level cache */
     PART_ROWS = 8,       /* rows whose weight gradient is summed before it goes to the slot */
 };
 
@@ -77,6 +77,14 @@ static const float *x_ready(const dd_run *run, const dd_step *s, pass *t, int64_
     return t->x;
 }
 
+/* What comes after this piece: the next pixels of the input, this piece's of the next row of dy. */
+static void ahead_next(const dd_run *run, const dd_step *s, const dd_conv *c, const pass *t,
+                       int64_t y, int64_t x, int64_t pixels, dd_ahead *ahead) {
+    dd_ahead_add(run, s->x, t->n, y, x + pixels, pixels, ahead);
+    if ((y + c->pad_top) % c->stride == c->stride - 1)
+        dd_ahead_add(run, s->dy, t->n, t->loaded, x / c->stride, pixels / c->stride + 1, ahead);
+}
+
 static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, pass *t, int64_t y,
                          int64_t slot) {
     const float *rows[64];
@@ -98,12 +106,17 @@ static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
         d.x_begin = c->pad_left + x;
         d.width = c->w - x < piece ? c->w - x : piece;
         d.x = x_ready(run, s, t, y, x, d.width, &d.pitch);
+        dd_ahead ahead = {0};
+        ahead_next(run, s, c, t, y, x, d.width, &ahead);
+        dd_ahead_some(&ahead);
         if (s->dx >= 0)
             d.dx = dd_piece_begin(run, s->dx, t->n, y, x, t->dx, &d.dx_pitch);
         run->plan->kernels->depthwise_backward_f32(&d);
+        dd_ahead_some(&ahead);
         if (s->reduction.norm >= 0)
             dd_norm_gradient_pixels(run, &s->reduction, d.dx, d.dx_pitch, t->n, y, x, d.width,
                                     slot);
+        dd_ahead_some(&ahead);
         if (s->dx >= 0)
             dd_piece_end(run, s->dx, t->n, y, x, d.width, d.dx);
     }

@@ -219,6 +219,11 @@ void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t 
 /* The same with `pitch` floats between pixels. */
 void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                        float *out, int64_t pitch);
+/* Adds what a load of these pixels will read to what a kernel fetches ahead. */
+void dd_ahead_add(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
+                  dd_ahead *ahead);
+/* Asks for a few lines of it: as many as the memory system takes without waiting. */
+void dd_ahead_some(dd_ahead *ahead);
 /* Rows first..first+rows-1 of image n with `left` and `right` zero pixels around, dense. Rows
  * outside the map are zero. */
 void dd_load_strip(const dd_run *run, int value, int64_t n, int64_t first, int64_t rows,

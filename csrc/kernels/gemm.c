@@ -364,13 +364,46 @@ typedef struct tn_job {
     float *c;
     int64_t lda, ldb, ldc, m;
     int last;
+    const char *ahead[2]; /* a line of each is asked for in every step */
+    int64_t ahead_step[2];
 } tn_job;
+
+/* How far gemm_tn_f32 is with what it fetches ahead. */
+typedef struct ahead_cursor {
+    const dd_ahead *a; /* or NULL */
+    int at;
+    int64_t done; /* bytes of stream `at` */
+} ahead_cursor;
+
+enum { LINE = 64 };
+
+/* The next `lines` lines: their start, and the step from one to the next. */
+static void ahead_take(ahead_cursor *c, int64_t lines, const void *nothing, const char **start,
+                       int64_t *step) {
+    while (c->a && c->at < c->a->n && c->done >= c->a->bytes[c->at]) {
+        c->at++;
+        c->done = 0;
+    }
+    if (!c->a || c->at >= c->a->n) {
+        *start = nothing; /* a line that is there anyway */
+        *step = 0;
+        return;
+    }
+    *start = c->a->at[c->at] + c->done;
+    *step = LINE;
+    c->done += lines * LINE;
+}
 
 V_INLINE void tn_sum(const tn_job *t, vf *acc, const int mr, const int nv, int last) {
     const float *a = t->a, *b = t->b;
+    const char *ahead = t->ahead[0], *too = t->ahead[1];
     DD_UNROLL_BY_2
     for (int64_t m = t->m; m > 0; m--) {
         vf row[MAX_NV];
+        __builtin_prefetch(ahead, 0, 2);
+        __builtin_prefetch(too, 0, 2);
+        ahead += t->ahead_step[0];
+        too += t->ahead_step[1];
         DD_UNROLL
         for (int v = 0; v < nv; v++)
             row[v] = last == VL ? v_load(b + v * VL) : load_of(b, v, nv, last);
@@ -380,10 +413,6 @@ V_INLINE void tn_sum(const tn_job *t, vf *acc, const int mr, const int nv, int l
             DD_UNROLL
             for (int v = 0; v < nv; v++)
                 acc[i * nv + v] = v_fma(x, row[v], acc[i * nv + v]);
-        }
-        if (nv == 1) { /* the widest steps through memory for the least arithmetic */
-            __builtin_prefetch(a + 16 * t->lda);
-            __builtin_prefetch(b + 16 * t->ldb);
         }
         a += t->lda;
         b += t->ldb;
@@ -411,7 +440,7 @@ typedef void (*tn_function)(const tn_job *t);
 static const tn_function tn_tiles[MAX_NV + 1][MAX_MR + 1] = {TILES(TN_SLOT)};
 
 /* All of C for the rows that `t` describes (its a, b and m; the rest is set here). */
-static void tn_block(const dd_gemm_tn *g, tn_job t) {
+static void tn_block(const dd_gemm_tn *g, tn_job t, ahead_cursor *ahead) {
     const float *a = t.a, *b = t.b;
     const int panel = panel_vectors(vectors_of(g->n)), height = tile_rows[panel];
     const int strips = (g->k + height - 1) / height, rows = g->k / strips, taller = g->k % strips;
@@ -423,6 +452,8 @@ static void tn_block(const dd_gemm_tn *g, tn_job t) {
             const int mr = rows + (strip < taller);
             t.a = a + k;
             t.c = g->c + k * g->ldc + first;
+            ahead_take(ahead, t.m, t.a, &t.ahead[0], &t.ahead_step[0]);
+            ahead_take(ahead, t.m, t.a, &t.ahead[1], &t.ahead_step[1]);
             tn_tiles[nv][mr](&t);
             k += mr;
         }
@@ -437,6 +468,7 @@ void DD_NAME(gemm_tn_f32)(const dd_gemm_tn *g) {
         return;
     int64_t block = 8192 / (g->k + g->n);
     block = block < 64 ? 64 : block;
+    ahead_cursor ahead = {.a = g->ahead};
     for (int64_t m = 0; m < g->m; m += block) {
         tn_job t = {.a = g->a + m * g->lda,
                     .b = g->b + m * g->ldb,
@@ -444,6 +476,6 @@ void DD_NAME(gemm_tn_f32)(const dd_gemm_tn *g) {
                     .ldb = g->ldb,
                     .ldc = g->ldc,
                     .m = g->m - m < block ? g->m - m : block};
-        tn_block(g, t);
+        tn_block(g, t, &ahead);
     }
 }

@@ -99,6 +99,16 @@ typedef struct dd_gemm {
     int n_begin, n_end; /* only these columns; multiples of gemm_f32_panel(n), or n. 0, 0: all */
 } dd_gemm;
 
+/* Memory that the caller reads next. A kernel that is bound by arithmetic asks for it on the way,
+ * so that it waits in the second-level cache: without that, memory and arithmetic take turns. Only
+ * a hint: what lies there doesn't matter, nor whether it is memory at all. */
+enum { DD_AHEAD = 6 };
+typedef struct dd_ahead {
+    int n;
+    const char *at[DD_AHEAD];
+    int64_t bytes[DD_AHEAD];
+} dd_ahead;
+
 /* C[k, n] += Σ_m A[m, k] · B[m, n]: a weight gradient. A's row m lies at a + m·lda, B's at
  * b + m·ldb, C's row k at c + k·ldc. Summed in the order of m. */
 typedef struct dd_gemm_tn {
@@ -110,6 +120,7 @@ typedef struct dd_gemm_tn {
     int64_t ldc;
     int64_t m;
     int k, n;
+    const dd_ahead *ahead; /* or NULL */
 } dd_gemm_tn;
 
 /* ---- depthwise (depthwise.c) --------------------------------------------------------------- */
