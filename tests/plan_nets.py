@@ -75,6 +75,16 @@ def arithmetic(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
     ]
 
 
+def resizes(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
+    a = m("a", nn.Conv2d(5, 9, 3, 1, 1))(x)
+    up = a.op("resize", mode="bilinear", scale=[2.0, 2.0])
+    down = up.op("resize", mode="bilinear", scale=[0.5, 0.5])
+    corners = a.op("resize", x, mode="bilinear", align_corners=True)
+    odd = a.op("resize", mode="nearest", scale=[1.5, 0.75])
+    cubic = a.op("resize", mode="cubic", scale=[1.5, 2.0], cubic_a=-0.75)
+    return [m("b", nn.Conv2d(9, 4, 1))(down + a), corners, odd, nn.relu(cubic), up]
+
+
 def cuts(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
     """Pieces of channels and rows, as windows and as copies."""
     a = m("a", nn.Conv2d(5, 12, 3, 1, 1))(x)
@@ -125,6 +135,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "pools": lambda: Blocks(pools),
     "attention": lambda: Blocks(attention),
     "arithmetic": lambda: Blocks(arithmetic),
+    "resizes": lambda: Blocks(resizes),
     "cuts": lambda: Blocks(cuts),
     "shuffle net": lambda: Blocks(shuffle_net),
 }
