@@ -291,7 +291,7 @@ static const int64_t strides[] = {8};
 static const double scales[] = {1, 2}, ratios[] = {1};
 static const model_words words = {class_names, CLASSES, SIDE, strides, scales, ratios, 1, 2, 1};
 
-/* Bytes → patches of 8 × 8 → norm → relu → logits and deltas of two anchors a cell. */
+/* Bytes → patches of 4 × 4, every 8 → norm → relu → logits and deltas of two anchors a cell. */
 static inline void make_net(net *n) {
     dd_type pixels = {.dtype = DD_U8, .rank = 4, .dims = {-1, -1, -1, 3}};
     dd_dequantize_params unit = {.scale = {1, {1.0 / 255}}, .zero = {1, {0}}};
@@ -302,7 +302,7 @@ static inline void make_net(net *n) {
     x = net_op(n, "dequantize", &unit, &x, 1);
     dd_conv_params patch = {.stride = {2, {8, 8}}, .groups = 1};
     int in[2] = {x,
-                 net_entry(n, "stem.weight", DD_TRAINABLE, 4, (int64_t[]){8, 3, 8, 8}, -.3f, .3f)};
+                 net_entry(n, "stem.weight", DD_TRAINABLE, 4, (int64_t[]){8, 3, 4, 4}, -.3f, .3f)};
     x = net_op(n, "conv", &patch, in, 2);
     x = net_act(n, net_norm(n, x, 8), DD_RELU);
     out = net_op(n, "reshape", &rows, (int[]){net_conv(n, x, 8, 2 * CLASSES, 1, 1, 1, true)}, 1);
