@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -372,6 +373,17 @@ class Model:
                 float(np.abs(a - b).max() / max(float(np.abs(a).max()), 1e-30))
                 for a, b in zip(before, after, strict=True)
             )
+
+    def export(self, path: str | os.PathLike[str], opset: int = 17) -> Path:
+        """Writes the deployed net as an ONNX file; returns its path.
+
+        Images go in as (N, C, H, W) float32 from 0 to 1, all sizes but C free; maps come out as
+        (N, C, H, W), under the outputs' names. opset: 13 to 21. Raises ValueError on arguments,
+        Error without the onnx package or where an operator has no ONNX form.
+        """
+        from deepseek_det.onnx.export import export_model
+
+        return export_model(self, path, opset)
 
     # ---- description ------------------------------------------------------------------------
 

@@ -249,6 +249,19 @@ def test_anchor_options_of_the_detector_are_in_the_file(tiny: dd.Detector) -> No
     assert np.abs(a[:, 2:4] / other[:, 2:4] - 2 / 3).max() < 1e-4
 
 
+def test_backbone_alone_goes_out(tmp_path: Path) -> None:
+    backbone = dd.models.mobilenetv3(size="small")
+    path = backbone.export(tmp_path / "b.onnx", opset=15)
+    images = noise(2, 64, 96)
+    batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    want = backbone.infer(images)
+    s = session(path)
+    assert [o.name for o in s.get_outputs()] == list(want)
+    for got, (name, y) in zip(s.run(None, {"images": batch}), want.items(), strict=True):
+        expected_map = y.transpose(0, 3, 1, 2) if y.ndim == 4 else y
+        np.testing.assert_allclose(got, expected_map, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
 # ---- real images --------------------------------------------------------------------------------
 
 

@@ -75,11 +75,13 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("layer_norm", [ROW, P(draw(12)), P(draw(12, seed=3))], {}),
     ("layer_norm", [MAP], {"eps": 0.1}),
     ("group_norm", [MAP, P(draw(8)), P(draw(8, seed=3))], {"groups": 4}),
+    ("group_norm", [MAP, None, P(draw(8))], {"groups": 2}),
     ("group_norm", [MAP], {"groups": 0, "eps": 0.1}),
     ("group_norm", [ROW, P(draw(12))], {"groups": 3}),
     ("softmax", [MAP], {"axis": -1}),
     ("softmax", [MAP], {"axis": 2}),
     ("softmax", [ROW], {"axis": 1}),
+    ("log_softmax", [MAP], {"axis": 3}),
     *(
         ("unary", [MAP], {"kind": k, "a": AB.get(k, (0, 0))[0], "b": AB.get(k, (0, 0))[1]})
         for k in UNARY
@@ -156,7 +158,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("depth_to_space", [MAP], {"block": 2}),
     ("channel_shuffle", [MAP], {"groups": 2}),
     ("channel_shuffle", [MAP], {"groups": 4}),
-    ("gather", [MAP, P(np.array([3, 0, 0, -1], np.float32))], {"axis": 3}),
+    ("gather", [MAP, np.array([3, 0, 0, -1], np.int32)], {"axis": 3}),
     ("gather", [MAP, np.array([[1, 0], [2, 2]], np.int32)], {"axis": 1}),
     ("arg_max", [MAP], {"axis": 3}),
     ("arg_max", [np.round(MAP)], {"axis": 1, "minimum": True, "keepdims": True, "last": True}),
@@ -185,7 +187,9 @@ class Built:
         self.arrays: list[Array] = []
         values: list[int | None] = []
         for i, operand in enumerate(operands):
-            if isinstance(operand, P):
+            if operand is None:
+                values.append(None)
+            elif isinstance(operand, P):
                 self.store.add(f"p{i}", operand.array.shape)
                 self.store.set(f"p{i}", operand.array)
                 values.append(self.graph.entry(self.store, f"p{i}"))

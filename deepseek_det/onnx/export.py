@@ -28,6 +28,7 @@ from deepseek_det.onnx.writer import ELEMENT, FLOAT, FLOAT16, OPSETS, Port, Writ
 
 if TYPE_CHECKING:
     from deepseek_det.detector import Detector
+    from deepseek_det.model import Model
     from deepseek_det.onnx.net import Net
 
 assert export_moves  # its import fills the rest of the table
@@ -134,6 +135,20 @@ def _cast(writer: Writer, tensor: str, have: int, want: int) -> str:
     if have == FLOAT and want != FLOAT16:
         tensor = writer.node("Round", [tensor], f"{tensor}.whole")
     return writer.node("Cast", [tensor], f"{tensor}.cast", to=want)
+
+
+def export_model(model: Model, path: str | os.PathLike[str], opset: int = 17) -> Path:
+    """Writes a model that takes images; behind `Model.export`."""
+    target = check_path(path)
+    with model.lock:
+        graph, store = model.deployed()
+        inputs = [
+            (name, ("f32" if dtype == "u8" and len(shape) == 4 else dtype, shape))
+            for name, dtype, shape, _ in graph.inputs
+        ]
+        made = from_graph(graph, store, inputs, opset=opset, first=True)
+    write_bytes(target, made.SerializeToString())
+    return target
 
 
 def export_net(net: Net, path: str | os.PathLike[str], opset: int = 17) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepseek_det.onnx.export_axes import Order, native
 from deepseek_det.onnx.export_ops import Call, reduced, row
-from deepseek_det.onnx.writer import ELEMENT, INT64
+from deepseek_det.onnx.writer import ELEMENT
 
 # ---- reduce -------------------------------------------------------------------------------------
 
@@ -248,18 +248,10 @@ def _channel_shuffle(c: Call) -> None:
 # ---- index --------------------------------------------------------------------------------------
 
 
-def _index(c: Call, i: int) -> str:
-    """Input i as whole numbers; a parameter is stored as floats."""
-    array = c.places.array(c.inputs[i])
-    if array is not None:
-        return c.w.constant(array, np.int64, "index")
-    return c.node("Cast", [c.x(i)], to=INT64) if c.dtype(i) != "s32" else c.x(i)
-
-
 @row("gather", "axis")
 def _gather(c: Call) -> None:
     order = c.order() if c.rank(1) == 1 else native(c.rank())
-    inputs = [c.x(0, order), _index(c, 1)]
+    inputs = [c.x(0, order), c.x(1)]
     y = c.node("Gather", inputs, axis=c.axis(c.p["axis"], order))
     c.out(y, order if c.rank(1) == 1 else None)
 

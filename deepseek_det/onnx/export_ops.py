@@ -200,9 +200,10 @@ def _group_norm(c: Call) -> None:
 
 
 @row("softmax", "axis")
+@row("log_softmax", "axis")
 def _softmax(c: Call) -> None:
-    order = c.order()
-    c.out(c.node("Softmax", [c.x(0, order)], axis=c.axis(c.p["axis"], order)), order)
+    order, op = c.order(), "Softmax" if c.op == "softmax" else "LogSoftmax"
+    c.out(c.node(op, [c.x(0, order)], axis=c.axis(c.p["axis"], order)), order)
 
 
 # ---- elementwise --------------------------------------------------------------------------------
