@@ -17,20 +17,22 @@ from pathlib import Path
 
 PAUSE_S = 0.04
 """Longer than any contestant's waiting threads spin (OpenMP's 20 ms is the longest)."""
-UNTIMED = 2
-"""Calls that begin a turn: they wake the contestant's threads and bring its data back to cache."""
-
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 def interleave(
-    contestants: dict[str, Callable[[], object]], rounds: int, warmup: int = 3, each: int = 4
+    contestants: dict[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 3,
+    each: int = 4,
+    untimed: int = 2,
 ) -> dict[str, list[float]]:
     """Seconds of each call, rounds × each of them, contestants taking turns.
 
-    A turn is a pause, in which the last one's threads stop spinning, two calls that are not timed,
-    and `each` timed ones back to back: what a program sees that uses the net in a loop. Who begins
-    changes from round to round, so that nobody always runs after the same neighbour.
+    A turn is a pause, in which the last one's threads stop spinning, some calls that are not timed
+    (they wake the present one's threads and bring its data back to the caches), and `each` timed
+    ones back to back: what a program sees that uses the net in a loop. Who begins changes from
+    round to round, so that nobody always has the same neighbours.
     """
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for call in contestants.values():
@@ -44,7 +46,7 @@ def interleave(
             for name in order:
                 call = contestants[name]
                 time.sleep(PAUSE_S)
-                for _ in range(UNTIMED):
+                for _ in range(untimed):
                     call()
                 for _ in range(each):
                     start = time.perf_counter()
