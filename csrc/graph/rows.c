@@ -24,17 +24,6 @@ void *dd_scratch(const dd_run *run, int thread) {
     return run->plan->scratch + (size_t)thread * run->plan->scratch_bytes;
 }
 
-static void load_stored(const dd_pvalue *v, const float *from, int64_t count, float *out,
-                        int64_t pitch) {
-    int64_t c = dd_type_last(&v->type);
-    if (v->pitch == c && pitch == c) {
-        memcpy(out, from, (size_t)(count * c) * sizeof(float));
-        return;
-    }
-    for (int64_t i = 0; i < count; i++)
-        memcpy(out + i * pitch, from + i * v->pitch, (size_t)c * sizeof(float));
-}
-
 static void load_affine(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
                         int64_t count, float *out, int64_t pitch) {
     const dd_norm *norm = &run->plan->norms[v->norm];
@@ -124,7 +113,8 @@ void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64
     const dd_pvalue *v = &run->plan->values[value];
     switch (v->pending) {
     case DD_STORED:
-        load_stored(v, dd_row(run, value, n, y) + x * v->pitch, count, out, pitch);
+        run->plan->kernels->copy_f32(dd_row(run, value, n, y) + x * v->pitch, v->pitch, out, pitch,
+                                     count, dd_type_last(&v->type));
         break;
     case DD_PENDING_U8:
         load_u8(run, v, n, y, x, count, out, pitch);

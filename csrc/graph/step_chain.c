@@ -67,10 +67,7 @@ static void source_row(const chain *t, int64_t row) {
     zero_pixels(t, slot, 0, left);
     zero_pixels(t, slot, left + count, t->width - left - count);
     if (s->expand < 0) {
-        const dd_pvalue *v = &run->plan->values[s->x];
-        const float *from = dd_row(run, s->x, t->n, y);
-        for (int64_t i = 0; i < count; i++)
-            memcpy(to + i * t->pitch, from + i * v->pitch, (size_t)t->c->c_in * sizeof(float));
+        dd_load_pixels_at(run, s->x, t->n, y, 0, count, to, t->pitch);
         return;
     }
     const dd_conv *e = &run->plan->convs[s->expand];
@@ -292,7 +289,7 @@ dd_status dd_match_chain(dd_plan *plan, const dd_store *store, int node, bool *m
     if (plan->graph->training || n->op != &dd_op_conv || plan->conv_of[node] < 0)
         return DD_OK;
     dd_conv *c = &plan->convs[plan->conv_of[node]];
-    if (!c->depthwise || c->k_h > 64 || plan->values[n->in[0]].pending)
+    if (!c->depthwise || c->k_h > 64 || plan->values[n->in[0]].pending == DD_PENDING_BN_DX)
         return DD_OK;
     dd_step *s;
     DD_TRY(dd_step_new(plan, "chain", &s));

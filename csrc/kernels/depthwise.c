@@ -16,37 +16,35 @@ enum { BLOCK = 16 };
 
 /* ---- forward ------------------------------------------------------------------------------- */
 
-/* Activations without a fast case of their own. */
-DD_RARE void activate_rarely(dd_act act, vf *sum, int pixels) {
+/* The functions that end a block in registers. The others (exponentials) would swell every block:
+ * depthwise_f32 sends the finished pixels through unary_rows_f32. */
+static bool act_is_inline(dd_unary kind) {
+    return kind == DD_IDENTITY || kind == DD_RELU || kind == DD_HARD_SWISH || kind == DD_CLIP ||
+           kind == DD_LEAKY_RELU;
+}
+
+V_INLINE void map_block(const dd_unary kind, dd_act act, vf *sum, int pixels) {
+    DD_UNROLL
     for (int i = 0; i < pixels; i++)
-        sum[i] = act_apply(act, sum[i]);
+        sum[i] = act_apply(act_of_kind(kind, act), sum[i]);
 }
 
 V_INLINE void activate_block(dd_act act, vf *sum, int pixels) {
     switch (act.kind) {
-    case DD_IDENTITY:
-        break;
     case DD_RELU:
-        DD_UNROLL
-        for (int i = 0; i < pixels; i++)
-            sum[i] = act_apply(act_of_kind(DD_RELU, act), sum[i]);
+        map_block(DD_RELU, act, sum, pixels);
         break;
     case DD_HARD_SWISH:
-        DD_UNROLL
-        for (int i = 0; i < pixels; i++)
-            sum[i] = act_apply(act_of_kind(DD_HARD_SWISH, act), sum[i]);
+        map_block(DD_HARD_SWISH, act, sum, pixels);
         break;
-    default: { /* by way of a copy: only here do the sums leave their registers */
-        vf kept[BLOCK];
-        DD_UNROLL
-        for (int i = 0; i < pixels; i++)
-            kept[i] = sum[i];
-        activate_rarely(act, kept, pixels);
-        DD_UNROLL
-        for (int i = 0; i < pixels; i++)
-            sum[i] = kept[i];
+    case DD_CLIP:
+        map_block(DD_CLIP, act, sum, pixels);
         break;
-    }
+    case DD_LEAKY_RELU:
+        map_block(DD_LEAKY_RELU, act, sum, pixels);
+        break;
+    default:
+        break;
     }
 }
 
@@ -179,7 +177,7 @@ static void forward_any(const dd_depthwise *d) {
     }
 }
 
-void DD_NAME(depthwise_f32)(const dd_depthwise *d) {
+static void forward(const dd_depthwise *d) {
     if (d->k == 3 && d->stride == 1)
         forward_k3s1(d);
     else if (d->k == 3 && d->stride == 2)
@@ -190,4 +188,23 @@ void DD_NAME(depthwise_f32)(const dd_depthwise *d) {
         forward_k5s2(d);
     else
         forward_any(d);
+}
+
+void DD_NAME(depthwise_f32)(const dd_depthwise *d) {
+    if (act_is_inline(d->act.kind)) {
+        forward(d);
+        return;
+    }
+    dd_depthwise sums = *d;
+    sums.act.kind = DD_IDENTITY;
+    sums.residual = NULL;
+    forward(&sums);
+    DD_NAME(unary_rows_f32)(d->act, d->y, d->y_pitch, d->width, d->c);
+    for (int64_t x = 0; d->residual && x < d->width; x++)
+        for (int ch = 0; ch < d->c; ch += VL) {
+            const int n = d->c - ch < VL ? d->c - ch : VL;
+            float *y = d->y + x * d->y_pitch + ch;
+            v_store_n(
+                y, v_add(v_load_n(y, n), v_load_n(d->residual + x * d->residual_pitch + ch, n)), n);
+        }
 }
