@@ -177,6 +177,8 @@ class Builder:
         shapes = [[int(d or 0) for d in port.shape] for port in self.inputs]
         try:
             types = self.graph.infer(self.store, shapes)["values"]
+        except MemoryError as error:
+            raise Error(f"onnx: a value is larger than 4 GiB: {error}") from None
         except (ValueError, TypeError, Error) as error:
             raise Error(f"onnx: the graph does not hold together: {error}") from None
         for found in types:
@@ -227,7 +229,7 @@ class Builder:
         if fits and node.op in fold.FUNCTIONS:
             _check_attributes(node)
             arrays = [None if c is None else c.array for c in constants]
-            made = fold.FUNCTIONS[node.op](node, arrays, self.budget)
+            made = fold.compute(node, arrays, self.budget)
             return [Const(name or "", a) for name, a in zip(node.outputs, made, strict=False)]
         if row is None:
             raise Unsupported("is supported on constants only")

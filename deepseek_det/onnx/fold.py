@@ -7,6 +7,7 @@ arithmetic take these as well. A file can't make us compute more than the budget
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ LIMIT = 64 << 20  # bytes, of one array and of all together
 
 Function = Callable[[Node, Sequence[Any], "Budget"], Sequence[Array]]
 FUNCTIONS: dict[str, Function] = {}
+ALL = 1 << 30
+_NEEDS: dict[str, int] = {}  # how many of its inputs a function can't do without
 
 
 class Budget:
@@ -44,15 +47,28 @@ class Budget:
         self.left -= count
 
 
-def function(*names: str) -> Callable[[Function], Function]:
-    """Enters a function under operators' names."""
+def function(*names: str, needs: int = 1) -> Callable[[Function], Function]:
+    """Enters a function under operators' names; needs: inputs that must be there."""
 
     def enter(f: Function) -> Function:
         for name in names:
             FUNCTIONS[name] = f
+            _NEEDS[name] = needs
         return f
 
     return enter
+
+
+def compute(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
+    """The outputs of a node whose inputs are known; ValueError where it can't be."""
+    needs = _NEEDS[node.op]
+    if needs == ALL:
+        needs = max(len(arrays), 1)
+    if len(arrays) < needs or any(a is None for a in arrays[:needs]):
+        raise ValueError(f"has {len(arrays)} inputs, {needs} are needed")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        return FUNCTIONS[node.op](node, arrays, budget)
 
 
 def is_free(*arrays: Any) -> bool:
@@ -120,14 +136,6 @@ def _broadcast(arrays: Sequence[Any], budget: Budget) -> None:
     dims = np.broadcast_shapes(*(a.shape for a in arrays))
     if len(dims) > 0:
         budget.take(dims, max(a.itemsize for a in arrays))
-
-
-def _quiet(f: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*arrays: Any) -> Any:
-        with np.errstate(all="ignore"):
-            return f(*arrays)
-
-    return run
 
 
 def _divide(a: Any, b: Any) -> Any:
@@ -198,7 +206,7 @@ def _enter_elementwise() -> None:
     def unary(f: Callable[[Any], Any]) -> Function:
         def run(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
             budget.take(arrays[0].shape, arrays[0].itemsize)
-            return [known(np.asarray(_quiet(f)(arrays[0])))]
+            return [known(np.asarray(f(arrays[0])))]
 
         return run
 
@@ -208,7 +216,7 @@ def _enter_elementwise() -> None:
             a, b = arrays
             if not is_free(a, b) and a.dtype != b.dtype and node.op != "Pow":
                 raise ValueError(f"operands of types {a.dtype} and {b.dtype}")
-            made = np.asarray(_quiet(f)(_whole(a, b), _whole(b, a)))
+            made = np.asarray(f(_whole(a, b), _whole(b, a)))
             if made.dtype == object and f(1, 1) in (True, False) and type(f(1, 1)) is bool:
                 made = made.astype(np.bool_)
             return [known(made)]
@@ -216,20 +224,17 @@ def _enter_elementwise() -> None:
         return run
 
     for name, one in _UNARY.items():
-        FUNCTIONS[name] = unary(one)
+        function(name)(unary(one))
     for name, two in _BINARY.items():
-        if name == "Div" or name == "Pow":
-            FUNCTIONS[name] = _typed(two)
-        else:
-            FUNCTIONS[name] = binary(two)
-    FUNCTIONS["Mod"] = _modulo
+        function(name, needs=2)(_typed(two) if name in ("Div", "Pow") else binary(two))
+    function("Mod", needs=2)(_modulo)
 
 
 def _typed(f: Callable[[Any, Any], Any]) -> Function:
     def run(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
         _broadcast(arrays, budget)
         a, b = arrays
-        return [known(np.asarray(_quiet(f)(_whole(a, b), _whole(b, a))))]
+        return [known(np.asarray(f(_whole(a, b), _whole(b, a))))]
 
     return run
 
@@ -245,7 +250,7 @@ def _whole(a: Any, other: Any) -> Any:
     return a.astype(object)
 
 
-@function("Min", "Max")
+@function("Min", "Max", needs=ALL)
 def _extreme(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     if not arrays:
         raise ValueError("no inputs")
@@ -257,7 +262,7 @@ def _extreme(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Arra
     return [known(np.asarray(made))]
 
 
-@function("Sum")
+@function("Sum", needs=ALL)
 def _sum(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     if not arrays:
         raise ValueError("no inputs")
@@ -268,7 +273,7 @@ def _sum(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     return [known(np.asarray(made))]
 
 
-@function("Where")
+@function("Where", needs=3)
 def _where(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     _broadcast(arrays, budget)
     if arrays[0].dtype != np.bool_:
@@ -289,7 +294,7 @@ def _clip(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     return [np.asarray(a).astype(arrays[0].dtype)]
 
 
-@function("Cast", "CastLike")
+@function("Cast", "CastLike", needs=1)
 def _cast(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     from deepseek_det.onnx.read import _TYPES
 
@@ -304,8 +309,7 @@ def _cast(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     budget.take(a.shape, dtype.itemsize)
     if a.dtype == object:  # sizes stay whole numbers
         return [a]
-    with np.errstate(all="ignore"):
-        return [a.astype(dtype)]
+    return [a.astype(dtype)]
 
 
 # ---- shapes and places ------------------------------------------------------------------------
@@ -316,7 +320,7 @@ def _same(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     return [arrays[0]]
 
 
-@function("Constant")
+@function("Constant", needs=0)
 def _constant(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     if len(node.attributes) != 1:
         raise ValueError(f"has the attributes {sorted(node.attributes)}, one value is needed")
@@ -351,7 +355,7 @@ def _size(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     return [np.asarray(arrays[0].size, np.int64)]
 
 
-@function("Reshape")
+@function("Reshape", needs=2)
 def _reshape(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     a = arrays[0]
     wanted = integers(arrays[1], "the shape")
@@ -404,7 +408,7 @@ def _squeeze(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Arra
     return [np.squeeze(arrays[0], None if axes is None else tuple(axes))]
 
 
-@function("Concat")
+@function("Concat", needs=ALL)
 def _concat(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     if "axis" not in node.attributes or not arrays:
         raise ValueError("axis or inputs are missing")
@@ -412,7 +416,7 @@ def _concat(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array
     return [known(np.concatenate(arrays, int(node.attributes["axis"])))]
 
 
-@function("Gather")
+@function("Gather", needs=2)
 def _gather(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     a, indices = arrays
     axis = int(node.attributes.get("axis", 0))
@@ -495,7 +499,7 @@ def _split(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]
     return [known(p) for p in np.split(a, np.cumsum(sizes)[:-1].tolist(), axis)]
 
 
-@function("Expand")
+@function("Expand", needs=2)
 def _expand(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     a = arrays[0]
     wanted = integers(arrays[1], "the shape")
@@ -508,7 +512,7 @@ def _expand(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array
     return [np.ascontiguousarray(np.broadcast_to(a, dims))]
 
 
-@function("Tile")
+@function("Tile", needs=2)
 def _tile(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     a = arrays[0]
     repeats = integers(arrays[1], "repeats")
@@ -528,7 +532,7 @@ def _constant_of_shape(node: Node, arrays: Sequence[Any], budget: Budget) -> Seq
     return [np.full(dims, value.reshape(()).item(), value.dtype)]
 
 
-@function("Range")
+@function("Range", needs=3)
 def _range(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     if is_free(*arrays):
         raise Undecided("a range of a free dimension")
@@ -583,7 +587,7 @@ def _reduce(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array
     return [known(made) if made.dtype == object else made.astype(a.dtype)]
 
 
-@function("QuantizeLinear")
+@function("QuantizeLinear", needs=2)
 def _quantize(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     """Weights that training for quantization left as floats."""
     x = arrays[0]
@@ -595,12 +599,11 @@ def _quantize(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Arr
         raise ValueError(f"to {zero.dtype}")
     scale, shift = _spread(node, arrays[1], zero, x.shape)
     low, high = np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max
-    with np.errstate(all="ignore"):
-        steps = np.rint(x.astype(np.float32) / scale) + shift
+    steps = np.rint(x.astype(np.float32) / scale) + shift
     return [np.clip(np.nan_to_num(steps), low, high).astype(zero.dtype)]
 
 
-@function("DequantizeLinear")
+@function("DequantizeLinear", needs=2)
 def _dequantize(node: Node, arrays: Sequence[Any], budget: Budget) -> Sequence[Array]:
     """Quantized weights become the floats that they stand for."""
     q = arrays[0]

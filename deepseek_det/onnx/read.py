@@ -121,6 +121,7 @@ class _Reader:
             raise Error("sparse initializers are not supported")
         constants: dict[str, Array] = {}
         for tensor in graph.initializer:
+            _words(tensor.name)
             if not tensor.name or tensor.name in constants:
                 raise Error(f"initializer {tensor.name!r} is there twice or has no name")
             constants[tensor.name] = self.tensor(tensor, f"initializer {tensor.name!r}")
@@ -141,15 +142,18 @@ class _Reader:
             if port.name not in known:
                 raise Error(f"output {port.name!r} is made by no node")
         metadata = {p.key: p.value for p in proto.metadata_props}
+        _words(*metadata, *metadata.values())
         return Model(opset, inputs, outputs, constants, nodes, metadata)
 
     def node(self, proto: Any, number: int, opset: int) -> Node:
+        _words(proto.name, proto.op_type, proto.domain, *proto.input, *proto.output)
         domain = "" if proto.domain == "ai.onnx" else proto.domain
         op = f"{domain}::{proto.op_type}" if domain else proto.op_type
         node = Node(op, proto.name, list(proto.input), list(proto.output), {}, number, opset)
         if getattr(proto, "overload", ""):
             node.op = f"{domain}::{proto.op_type}:{proto.overload}"
         for attribute in proto.attribute:
+            _words(attribute.name)
             if not attribute.name or attribute.name in node.attributes:
                 raise Error(f"{node}: attribute {attribute.name!r} is there twice or has no name")
             node.attributes[attribute.name] = self.attribute(attribute, node)
@@ -217,6 +221,7 @@ class _Reader:
     def external(self, proto: Any, bytes_needed: int, where: str) -> bytes:
         """Bytes of another file: a regular one below the model's folder, links resolved."""
         keys = {e.key: e.value for e in proto.external_data}
+        _words(*keys, *keys.values())
         location = keys.get("location", "")
         if self.folder is None:
             raise Error(
@@ -268,6 +273,13 @@ def _opset(proto: Any) -> int:
     return opset
 
 
+def _words(*texts: Any) -> None:
+    """Texts must be texts: protobuf hands over bytes where they are no UTF-8."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise Error(f"the name {bytes(text[:40])!r} is no UTF-8 text")
+
+
 def _text(value: bytes, where: str) -> str:
     try:
         return value.decode()
@@ -285,6 +297,7 @@ def _no_twins(names: Sequence[str], what: str) -> None:
 
 def _port(value: Any, what: str) -> Port:
     """An input must say its rank and have positive sizes; an output's shape is information."""
+    _words(value.name)
     where = f"{what} {value.name!r}"
     if value.type.WhichOneof("value") != "tensor_type":
         raise Error(f"{where} is no tensor, which is not supported")
@@ -306,6 +319,7 @@ def _port(value: Any, what: str) -> Port:
             sizes.append(int(dim.dim_value))
         else:
             name = dim.dim_param if given == "dim_param" else ""
+            _words(name)
             sizes.append(Dim.symbol(name or f"{value.name}.{i}"))
     if what == "input" and len(sizes) > MAX_RANK:
         raise Error(f"{where} has {len(sizes)} dimensions, at most {MAX_RANK} are supported")
