@@ -12,9 +12,9 @@ from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, operator
 from deepseek_det.onnx.dims import Size, Undecided, unequal
 from deepseek_det.onnx.ir import Array, Node
 from deepseek_det.onnx.layout import Val
-from deepseek_det.onnx.rows.elementwise import binary, float_val, with_number
+from deepseek_det.onnx.rows.elementwise import binary, broadcast_dims, float_val, with_number
 from deepseek_det.onnx.rows.pool import Windows, as_before, as_map, integers
-from deepseek_det.onnx.rows.shape import broadcast, widened
+from deepseek_det.onnx.rows.shape import widened
 
 
 def weight(b: Builder, node: Node, i: int, decay: bool, dims: tuple[int, ...] = ()) -> int:
@@ -235,35 +235,18 @@ def product_of(b: Builder, x: Val, y: Val) -> Val:
     """x (…, M, K) times y (…, K, N), leading axes broadcast; transposes go into it."""
     if unequal(x.dims[-1], y.dims[-2]):
         raise ValueError(f"{x.dims} times {y.dims}")
-    lead = _leading(x.dims[:-2], y.dims[:-2])
-    stored = []
-    for v in (x, y):
-        own: list[Size] = list(v.dims[:-2])
-        if any(d != 1 for d in own) and (own != lead):
-            v = broadcast(b, widened(v, len(lead) + 2), [*lead, *v.dims[-2:]])
-        elif not any(d != 1 for d in own) and own:
-            v = replace(v, logical=v.logical[len(own) :]) if len(lead) else v
-        stored.append(v)
-    params = {}
+    rank = max(x.rank, y.rank)
+    lead = broadcast_dims([widened(v, rank).dims[:-2] for v in (x, y)])
+    params: dict[str, Any] = {}
     ids = []
-    for v, name in zip(stored, ("transpose_a", "transpose_b"), strict=True):
+    for v, name in ((x, "transpose_a"), (y, "transpose_b")):
         perm = list(range(v.rank))
         turned = [*perm[:-2], perm[-1], perm[-2]]
         turn = list(v.order(raw=True)) == turned and bool(v.logical[-1] and v.logical[-2])
         ids.append(layout.by_axes(b, v, turned if turn else perm).id)
         params[name] = turn
     id = b.emit("matmul", ids, params)
-    dims = [x.dims[-2], y.dims[-1]]
-    wide = max(v.rank for v in stored) > 2
-    made = Val.plain(id, [*lead, *dims] if wide else dims)
-    return made if wide else widened(made, len(lead) + 2)
-
-
-def _leading(a: tuple[Size, ...], c: tuple[Size, ...]) -> list[Size]:
-    from deepseek_det.onnx.rows.elementwise import broadcast_dims
-
-    n = max(len(a), len(c))
-    return broadcast_dims([(1,) * (n - len(a)) + a, (1,) * (n - len(c)) + c])
+    return Val.plain(id, [*lead, x.dims[-2], y.dims[-1]])
 
 
 # ---- norms ------------------------------------------------------------------------------------
@@ -281,7 +264,7 @@ def batch_norm(b: Builder, node: Node) -> list[Value]:
     for i in range(1, 5):
         if known_dims(b, node, i) != [channels]:
             raise ValueError(f"input {i} has the shape {known_dims(b, node, i)}, x is {x.dims}")
-    x = layout.by_axes(b, x, [0, *range(2, x.rank), 1])
+    x = channels_last(b, x)
     eps = float(node.attributes.get("epsilon", 1e-5))
     momentum = 1.0 - float(node.attributes.get("momentum", 0.9))
     params: dict[str, Any] = {"eps": eps, "momentum": momentum}
@@ -295,6 +278,56 @@ def batch_norm(b: Builder, node: Node) -> list[Value]:
         else:
             inputs.append(layout.in_order(b, value).id)
     return [replace(x, id=b.emit("batch_norm", [x.id, *inputs], params))]
+
+
+def channels_last(b: Builder, x: Val) -> Val:
+    """(N, C, …) stored as (N, …, C)."""
+    if x.rank < 2:
+        raise Unsupported(f"x has {x.rank} dimensions")
+    return layout.by_axes(b, x, [0, *range(2, x.rank), 1])
+
+
+@operator("InstanceNormalization", "epsilon", inputs=(3, 3))
+def instance_norm(b: Builder, node: Node) -> list[Value]:
+    """A group norm with a group a channel."""
+    x = channels_last(b, float_val(b, node, 0))
+    scale = [bias(b, node, i, _channels(x))[0] for i in (1, 2)]
+    params = {"groups": 0, "eps": float(node.attributes.get("epsilon", 1e-5))}
+    return [replace(x, id=b.emit("group_norm", [x.id, *scale], params))]
+
+
+@operator("GroupNormalization", "epsilon", "num_groups", "stash_type", inputs=(3, 3))
+def group_norm(b: Builder, node: Node) -> list[Value]:
+    """Before opset 21 scale and bias were a value a group."""
+    x = channels_last(b, float_val(b, node, 0))
+    c = _channels(x)
+    groups = int(node.attributes.get("num_groups", 0))
+    if groups < 1 or c % groups:
+        raise ValueError(f"{c} channels in {groups} groups")
+    scale = []
+    for i in (1, 2):
+        if node.opset >= 21:
+            scale += bias(b, node, i, c)
+            continue
+        value = b.value(node, i)
+        if known_dims(b, node, i) != [groups]:
+            raise ValueError(f"input {i} has the shape {known_dims(b, node, i)}")
+        if isinstance(value, Const):
+            scale.append(b.parameter(value, np.repeat(value.array, c // groups), "channels"))
+        else:
+            v = layout.in_order(b, value)
+            wide = b.emit("reshape", [v.id], {"shape": [groups, 1]})
+            wide = b.emit("expand", [wide], {"shape": [groups, c // groups]})
+            scale.append(b.emit("reshape", [wide], {"shape": [c]}))
+    params = {"groups": groups, "eps": float(node.attributes.get("epsilon", 1e-5))}
+    return [replace(x, id=b.emit("group_norm", [x.id, *scale], params))]
+
+
+def _channels(x: Val) -> int:
+    c = x.dims[1]
+    if not isinstance(c, int):
+        raise Undecided(f"the number of channels is free: {c}")
+    return c
 
 
 # ---- quantization -----------------------------------------------------------------------------

@@ -26,12 +26,13 @@ def softmax(b: Builder, node: Node) -> list[Value]:
 
 @operator("LogSoftmax", "axis")
 def log_softmax(b: Builder, node: Node) -> list[Value]:
-    """x - log(sum of exp(x)): no logarithm of a rounded zero."""
+    """The logarithm of it, without one of a rounded zero."""
+    return [_along(b, node, _log_softmax)]
 
-    def apart(b: Builder, v: Val, axis: int) -> Val:
-        return binary(b, "sub", v, reduced(b, v, "log_sum_exp", [axis], True))
 
-    return [_along(b, node, apart)]
+def _log_softmax(b: Builder, v: Val, axis: int) -> Val:
+    v, perm = b.aligned(v)
+    return replace(v, id=b.emit("log_softmax", [v.id], {"axis": perm.index(axis)}))
 
 
 def _along(b: Builder, node: Node, f: Callable[[Builder, Val, int], Val]) -> Val:
@@ -92,6 +93,51 @@ for _name, _kind in {
     "ReduceLogSum": "log_sum",
 }.items():
     operator(_name, "axes", "keepdims", "noop_with_empty_axes", inputs=(1, 2))(_row(_kind))
+
+
+def _row_of_places(minimum: bool) -> Row:
+    def row(b: Builder, node: Node) -> list[Value]:
+        v = float_val(b, node, 0)
+        axis = axis_of(int(node.attributes.get("axis", 0)), v.rank)
+        v, perm = b.aligned(v)
+        params = {
+            "axis": perm.index(axis),
+            "minimum": minimum,
+            "keepdims": True,
+            "last": bool(node.attributes.get("select_last_index", 0)),
+        }
+        dims = [1 if k == axis else d for k, d in enumerate(v.dims)]
+        made = Val.plain(b.emit("arg_max", [v.id], params), dims, "s32", perm)
+        if not node.attributes.get("keepdims", 1):
+            kept = tuple(a for k, a in enumerate(made.logical) if k != axis)
+            made = replace(made, logical=kept)
+        return [made]
+
+    return row
+
+
+operator("ArgMax", "axis", "keepdims", "select_last_index")(_row_of_places(False))
+operator("ArgMin", "axis", "keepdims", "select_last_index")(_row_of_places(True))
+
+
+@operator("TopK", "axis", "k", "largest", "sorted", inputs=(1, 2))
+def top_k(b: Builder, node: Node) -> list[Value]:
+    """In order, also where the file does not ask for one."""
+    v = float_val(b, node, 0)
+    axis = axis_of(int(node.attributes.get("axis", -1)), v.rank)
+    given = [node.attributes.get("k", 0)] if node.opset < 10 else b.integers(node, 1, "k")
+    size = v.dims[axis]
+    if len(given) != 1 or given[0] < 1 or (isinstance(size, int) and given[0] > size):
+        raise ValueError(f"k is {given} of {size}")
+    v, perm = b.aligned(v)
+    params = {
+        "k": given[0],
+        "axis": perm.index(axis),
+        "smallest": not node.attributes.get("largest", 1),
+    }
+    dims = [given[0] if k == axis else d for k, d in enumerate(v.dims)]
+    values, places = b.emit_many("top_k", [v.id], params, 0)
+    return [Val.plain(values, dims, "f32", perm), Val.plain(places, dims, "s32", perm)]
 
 
 # ---- norms ------------------------------------------------------------------------------------

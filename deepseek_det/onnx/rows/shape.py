@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from deepseek_det.onnx import fold, layout
 from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, axis_of, operator
 from deepseek_det.onnx.dims import Dim, Size, Undecided, product, unequal
 from deepseek_det.onnx.ir import Node
 from deepseek_det.onnx.layout import Val
+from deepseek_det.onnx.read import MAX_RANK
 
 INT64_MAX = (1 << 63) - 1
 
@@ -260,7 +263,10 @@ def gather(b: Builder, node: Node) -> list[Value]:
     """Constant places become slices: one position, or positions one after another."""
     v = b.val(node, 0)
     axis = axis_of(int(node.attributes.get("axis", 0)), v.rank)
-    places = b.need_const(node, 1, "indices").array
+    given = b.value(node, 1)
+    if isinstance(given, Val):
+        return [_picked(b, v, given, axis)]
+    places = given.array
     size = v.dims[axis]
     if isinstance(size, Dim) or places.dtype.kind not in "iu":
         raise Undecided(f"a gather along the free dimension {size}")
@@ -273,10 +279,9 @@ def gather(b: Builder, node: Node) -> list[Value]:
         taken = pieces(b, v, axis, [1] * size)[flat[0]]
         return [replace(taken, logical=(*taken.logical[:axis], *taken.logical[axis + 1 :]))]
     if flat != [flat[0] + i * step for i in range(len(flat))] or step == 0:
-        parts = [_one(b, v, axis, p) for p in flat]
-        if len(parts) > 64:
-            raise Unsupported(f"has {len(parts)} indices without order, at most 64 are supported")
-        taken = join(b, parts, axis)
+        listed = b.constant(Const(f"{given.name}.places", np.asarray(flat)))
+        cast = replace(listed, id=b.emit("cast", [listed.id], {"dtype": "s32"}), dtype="s32")
+        taken = _picked(b, v, cast, axis)
     elif step == 1:
         taken = cut(b, v, axis, flat[0], flat[-1] + 1) if v.logical[axis] else v
     else:
@@ -304,8 +309,20 @@ def _all_taken(b: Builder, node: Node, axis: int, rank: int, size: int) -> bool:
     return 1 < size <= 64 and len(taken) == size
 
 
-def _one(b: Builder, v: Val, axis: int, place: int) -> Val:
-    return cut(b, v, axis, place, place + 1) if v.logical[axis] else v
+def _picked(b: Builder, v: Val, places: Val, axis: int) -> Val:
+    """Pieces of a logical axis at places that are a value; their axes take its place."""
+    if places.dtype != "s32":
+        raise Unsupported(f"indices have elements of type {places.dtype}")
+    if v.rank + places.rank - 1 > MAX_RANK:
+        raise Unsupported(f"the result has {v.rank + places.rank - 1} dimensions")
+    places = layout.in_order(b, places)
+    dims = [*v.dims[:axis], *places.dims, *v.dims[axis + 1 :]]
+    if places.rank == 1:  # no axis more or less: as it lies
+        v, perm = b.aligned(v)
+        id = b.emit("gather", [v.id, places.id], {"axis": perm.index(axis)})
+        return Val.plain(id, dims, v.dtype, perm)
+    v = layout.in_order(b, v)
+    return Val.plain(b.emit("gather", [v.id, places.id], {"axis": axis}), dims, v.dtype)
 
 
 # ---- wholes -----------------------------------------------------------------------------------
