@@ -70,6 +70,8 @@ REFUSED: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("unary", {}, [("s32", X)], "x is s32"),
     ("binary", {}, [X, (3,)], "do not broadcast"),
     ("binary", {}, [X, ("u8", X)], "b is u8"),
+    ("binary", {"kind": "less"}, [("s32", X), ("u8", X)], "a is s32, b is u8"),
+    ("binary", {"kind": "and"}, [("u8", X), X], "b is f32, u8 is needed"),
     ("max_pool", {"kernel": [7, 7]}, [X], "too few for 7 taps"),
     ("max_pool", {"kernel": [2, 2], "pads": [2, 0, 0, 0]}, [X], "less than the kernel's 2"),
     ("avg_pool", {"stride": [2, 2]}, [X], "stride, pads and dilation need a kernel"),
@@ -206,6 +208,20 @@ def test_comparisons_give_numpys_answers(kind: str, function: Any) -> None:
     (y,) = run("binary", {"kind": kind}, a, b)
     assert y.dtype == np.uint8
     assert np.array_equal(y.astype(bool), function(a, b))
+
+
+def test_comparisons_take_integers_and_logic_takes_bytes() -> None:
+    a, b = np.array([[-3], [2**31 - 1]], np.int32), np.array([-3, 0, 2**31 - 2], np.int32)
+    assert np.array_equal(run("binary", {"kind": "greater"}, a, b)[0], a > b)
+    signed = np.array([-128, 127, 0], np.int8)
+    assert run("binary", {"kind": "less"}, signed, signed[::-1].copy())[0].tolist() == [1, 0, 0]
+    p, q = np.array([[0], [1], [200]], np.uint8), np.array([0, 1, 7], np.uint8)
+    for kind, function in (
+        ("and", np.logical_and),
+        ("or", np.logical_or),
+        ("xor", np.logical_xor),
+    ):
+        assert np.array_equal(run("binary", {"kind": kind}, p, q)[0], function(p, q)), kind
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

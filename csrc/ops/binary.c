@@ -13,8 +13,8 @@
 #include "ops/walk.h"
 
 static const char *const kind_names[] = {
-    "add",   "sub",       "mul",  "div",        "max",     "min",           "pow",
-    "equal", "not_equal", "less", "less_equal", "greater", "greater_equal", NULL};
+    "add",  "sub",        "mul",     "div",           "max", "min", "pow", "equal", "not_equal",
+    "less", "less_equal", "greater", "greater_equal", "and", "or",  "xor", NULL};
 
 _Static_assert(sizeof kind_names / sizeof *kind_names == DD_COMPARISONS_END + 1,
                "a name for each kind");
@@ -24,27 +24,44 @@ static const dd_field binary_fields[] = {
     DD_END,
 };
 
-/* Kinds behind the arithmetic ones. */
+/* Kinds behind the arithmetic ones: comparisons and logic, which give bytes. */
 static bool compares(const void *params) {
     return ((const dd_binary_params *)params)->kind >= DD_BINARIES;
 }
 
-/* Axes are aligned at the end; sizes agree or one of them is 1. */
+/* Arithmetic is float32's; comparisons take two of any one dtype, logic takes bytes. */
+static dd_status check_dtypes(const dd_binary_params *p, const dd_type *in) {
+    static const char *const names[] = {"a", "b"};
+    if (!compares(p)) {
+        DD_TRY(dd_need_f32("binary", "a", &in[0]));
+        return dd_need_f32("binary", "b", &in[1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        dd_dtype have = in[i].dtype;
+        if (in[i].rank < 0)
+            return dd_fail(DD_EVALUE, "binary: %s is missing", names[i]);
+        if (p->kind >= DD_AND && have != DD_U8)
+            return dd_fail(DD_ETYPE, "binary: %s is %s, u8 is needed", names[i],
+                           dd_dtype_name(have));
+        if (have == DD_F16 || have == DD_BF16)
+            return dd_fail(DD_ETYPE, "binary: %s is %s, f32, u8, s8 or s32 is needed", names[i],
+                           dd_dtype_name(have));
+    }
+    if (in[0].dtype != in[1].dtype)
+        return dd_fail(DD_ETYPE, "binary: a is %s, b is %s: one dtype is needed",
+                       dd_dtype_name(in[0].dtype), dd_dtype_name(in[1].dtype));
+    return DD_OK;
+}
+
 static dd_status binary_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     char a_text[192], b_text[192];
-    DD_TRY(dd_need_f32("binary", "a", &in[0]));
-    DD_TRY(dd_need_f32("binary", "b", &in[1]));
-    int rank = in[0].rank > in[1].rank ? in[0].rank : in[1].rank;
-    dd_type y = {.dtype = compares(node->params) ? DD_U8 : DD_F32, .rank = rank};
-    for (int k = 0; k < rank; k++) {
-        int ka = k - (rank - in[0].rank), kb = k - (rank - in[1].rank);
-        int64_t a = ka < 0 ? 1 : in[0].dims[ka], b = kb < 0 ? 1 : in[1].dims[kb];
-        if (a != b && a != 1 && b != 1)
-            return dd_fail(DD_EVALUE, "binary: a is %s, b is %s: they do not broadcast",
-                           dd_type_text(&in[0], a_text, sizeof a_text),
-                           dd_type_text(&in[1], b_text, sizeof b_text));
-        y.dims[k] = a == 1 ? b : a;
-    }
+    DD_TRY(check_dtypes(node->params, in));
+    dd_type y = in[0];
+    if (!dd_broadcast(&y, &in[1]))
+        return dd_fail(DD_EVALUE, "binary: a is %s, b is %s: they do not broadcast",
+                       dd_type_text(&in[0], a_text, sizeof a_text),
+                       dd_type_text(&in[1], b_text, sizeof b_text));
+    y.dtype = compares(node->params) ? DD_U8 : DD_F32;
     out[0] = y;
     *n_out = 1;
     return DD_OK;
@@ -90,8 +107,9 @@ static float arithmetic(int64_t kind, float a, float b) {
     }
 }
 
-/* IEEE: all but not_equal are false where a NaN stands. */
-static uint8_t comparison(int64_t kind, float a, float b) {
+/* IEEE: all but not_equal are false where a NaN stands. Every value of the dtypes is exact in a
+ * double. */
+static uint8_t comparison(int64_t kind, double a, double b) {
     switch (kind) {
     case DD_EQUAL:
         return a == b;
@@ -103,29 +121,57 @@ static uint8_t comparison(int64_t kind, float a, float b) {
         return a <= b;
     case DD_GREATER:
         return a > b;
-    default:
+    case DD_GREATER_EQUAL:
         return a >= b;
+    case DD_AND:
+        return a != 0 && b != 0;
+    case DD_OR:
+        return a != 0 || b != 0;
+    default:
+        return (a != 0) != (b != 0);
     }
+}
+
+static double load(const void *line, dd_dtype dtype, int64_t i) {
+    switch (dtype) {
+    case DD_U8:
+        return (double)((const uint8_t *)line)[i];
+    case DD_S8:
+        return (double)((const int8_t *)line)[i];
+    case DD_S32:
+        return (double)((const int32_t *)line)[i];
+    default:
+        return (double)((const float *)line)[i];
+    }
+}
+
+/* Where an operand's line begins. */
+static const void *line_at(const dd_array *a, const lines *l, const int64_t *strides,
+                           const int64_t *index) {
+    return (const char *)a->data +
+           dd_dot(l->outer, index, strides) * (int64_t)dd_dtype_bytes(a->type.dtype);
 }
 
 /* A line of the result is a row of y, whatever the operands' strides (0 where they repeat). */
 static dd_status binary_forward(const dd_op_args *args) {
-    const dd_array *y = &args->out[0];
+    const dd_array *y = &args->out[0], *in = args->in;
     int64_t kind = ((const dd_binary_params *)args->params)->kind;
     int64_t index[DD_MAX_RANK] = {0}, row = 0;
-    lines l = lines_of(&args->in[0], &args->in[1], &y->type);
+    dd_dtype dtype = in[0].type.dtype;
+    lines l = lines_of(&in[0], &in[1], &y->type);
     if (dd_type_count(&y->type) == 0)
         return DD_OK;
     do {
-        const float *a = (const float *)args->in[0].data + dd_dot(l.outer, index, l.a);
-        const float *b = (const float *)args->in[1].data + dd_dot(l.outer, index, l.b);
-        char *to = dd_row_any(y, row++);
+        const void *a = line_at(&in[0], &l, l.a, index), *b = line_at(&in[1], &l, l.b, index);
+        void *to = dd_row_any(y, row++);
         if (kind >= DD_BINARIES)
             for (int64_t i = 0; i < l.n; i++)
-                ((uint8_t *)to)[i] = comparison(kind, a[i * l.a_step], b[i * l.b_step]);
+                ((uint8_t *)to)[i] =
+                    comparison(kind, load(a, dtype, i * l.a_step), load(b, dtype, i * l.b_step));
         else
             for (int64_t i = 0; i < l.n; i++)
-                ((float *)(void *)to)[i] = arithmetic(kind, a[i * l.a_step], b[i * l.b_step]);
+                ((float *)to)[i] = arithmetic(kind, ((const float *)a)[i * l.a_step],
+                                              ((const float *)b)[i * l.b_step]);
     } while (dd_next(l.outer, l.dims, index));
     return DD_OK;
 }
@@ -296,21 +342,30 @@ static int binary_sample(int i, void *params, dd_type *in, int *n_in) {
         {F32(9), F32(9)},
         {F32(2, 1, 3, 1, 5), F32(4, 1, 2, 1)},
     };
-    enum { SHAPES = sizeof shapes / sizeof *shapes };
-    if (i < 0 || i >= DD_COMPARISONS_END + SHAPES - 1)
+    /* Logic on bytes, comparisons of integers. */
+    static const struct {
+        dd_comparison kind;
+        dd_type in[2];
+    } bytes[] = {{DD_AND, {U8(2, 3), U8(3)}},       {DD_OR, {U8(4), U8(4)}},
+                 {DD_XOR, {U8(2, 1, 3), U8(2, 3)}}, {DD_LESS, {S32(3, 4), S32(1)}},
+                 {DD_EQUAL, {U8(5), U8(5)}},        {DD_GREATER, {S8(2, 3), S8(2, 1)}}};
+    enum { SHAPES = sizeof shapes / sizeof *shapes, FLOATS_END = DD_AND + SHAPES - 1 };
+    if (i < 0 || (size_t)i >= FLOATS_END + sizeof bytes / sizeof *bytes)
         return 0;
     /* Every kind once, then products of all other shapes. */
-    dd_binary_params p = {.kind = i < DD_COMPARISONS_END ? i : (i % 2 ? DD_MUL : DD_SUB)};
+    dd_binary_params p = {.kind = i < DD_AND ? i : (i % 2 ? DD_MUL : DD_SUB)};
+    if (i >= FLOATS_END)
+        p.kind = bytes[i - FLOATS_END].kind;
     memcpy(params, &p, sizeof p);
-    memcpy(in, shapes[i % SHAPES], sizeof *shapes);
+    memcpy(in, i >= FLOATS_END ? bytes[i - FLOATS_END].in : shapes[i % SHAPES], sizeof *shapes);
     *n_in = 2;
     return 1;
 }
 
 const dd_op dd_op_binary = {
     .name = "binary",
-    .doc = "a and b elementwise, by `kind`, with NumPy's broadcasting. Comparisons give u8 (0 or "
-           "1) and have no gradient.",
+    .doc = "a and b elementwise, by `kind`, with NumPy's broadcasting. Comparisons (of one dtype) "
+           "and logic (of u8; not 0 is true) give u8, 0 or 1, and have no gradient.",
     .version = 1,
     .min_in = 2,
     .max_in = 2,

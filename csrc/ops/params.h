@@ -45,7 +45,7 @@ typedef struct dd_unary_params {
     double a, b;
 } dd_unary_params;
 
-/* binary(a, b) -> y with NumPy's broadcasting; comparisons give u8, 0 or 1. */
+/* binary(a, b) -> y with NumPy's broadcasting; comparisons and logic give u8, 0 or 1. */
 typedef struct dd_binary_params {
     int64_t kind; /* dd_binary, then dd_comparison */
 } dd_binary_params;
@@ -57,6 +57,9 @@ typedef enum dd_comparison {
     DD_LESS_EQUAL,
     DD_GREATER,
     DD_GREATER_EQUAL,
+    DD_AND,
+    DD_OR,
+    DD_XOR,
     DD_COMPARISONS_END,
 } dd_comparison;
 

@@ -14,6 +14,20 @@ void dd_strides_broadcast(const dd_array *a, const dd_type *wide, int64_t *strid
     }
 }
 
+bool dd_broadcast(dd_type *wide, const dd_type *t) {
+    dd_type y = *wide;
+    y.rank = wide->rank > t->rank ? wide->rank : t->rank;
+    for (int k = 0; k < y.rank; k++) {
+        int kw = k - (y.rank - wide->rank), kt = k - (y.rank - t->rank);
+        int64_t a = kw < 0 ? 1 : wide->dims[kw], b = kt < 0 ? 1 : t->dims[kt];
+        if (a != b && a != 1 && b != 1)
+            return false;
+        y.dims[k] = a == 1 ? b : a;
+    }
+    *wide = y;
+    return true;
+}
+
 /* The innermost axis: one block where both sides are contiguous. */
 static void move_line(const char *from, char *to, int64_t n, int64_t from_step, int64_t to_step,
                       size_t bytes) {

@@ -29,6 +29,10 @@ static inline void dd_strides(const dd_array *a, int64_t *strides) {
  * end, a missing axis or one of size 1 has stride 0). */
 void dd_strides_broadcast(const dd_array *a, const dd_type *wide, int64_t *strides);
 
+/* Widens the shape of `wide` to what NumPy's broadcasting makes of it and `t`; false, and nothing
+ * done, where sizes differ and neither is 1. dtypes are not looked at. */
+bool dd_broadcast(dd_type *wide, const dd_type *t);
+
 /* to[Σ i_k · to_stride_k] = from[Σ i_k · from_stride_k] over all 0 <= i_k < dims_k. Strides and
  * pointers are in elements of `bytes` bytes; strides may be negative, or 0 in `from`. */
 typedef struct dd_move {

@@ -6,22 +6,7 @@
 #include "ops/node.h"
 #include "ops/walk.h"
 
-/* Widens `wide` to hold `t` too: axes are aligned at the end, sizes agree or one of them is 1. */
-static bool widen(dd_type *wide, const dd_type *t) {
-    dd_type y = *wide;
-    y.rank = wide->rank > t->rank ? wide->rank : t->rank;
-    for (int k = 0; k < y.rank; k++) {
-        int kw = k - (y.rank - wide->rank), kt = k - (y.rank - t->rank);
-        int64_t a = kw < 0 ? 1 : wide->dims[kw], b = kt < 0 ? 1 : t->dims[kt];
-        if (a != b && a != 1 && b != 1)
-            return false;
-        y.dims[k] = a == 1 ? b : a;
-    }
-    *wide = y;
-    return true;
-}
-
-/* The condition is what comparisons give: bytes; s32 too. a and b are of one dtype, any. */
+/* The condition is what comparisons give: bytes; s32 too. a and b are of one dtype. */
 static dd_status where_infer(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     char text[3][192];
     (void)node;
@@ -31,11 +16,14 @@ static dd_status where_infer(const dd_node *node, const dd_type *in, dd_type *ou
     if (in[0].dtype != DD_U8 && in[0].dtype != DD_S8 && in[0].dtype != DD_S32)
         return dd_fail(DD_ETYPE, "where: condition is %s, u8, s8 or s32 is needed",
                        dd_dtype_name(in[0].dtype));
+    if (in[1].dtype == DD_F16 || in[1].dtype == DD_BF16)
+        return dd_fail(DD_ETYPE, "where: a is %s, f32, u8, s8 or s32 is needed",
+                       dd_dtype_name(in[1].dtype));
     if (in[1].dtype != in[2].dtype)
         return dd_fail(DD_ETYPE, "where: a is %s, b is %s: one dtype is needed",
                        dd_dtype_name(in[1].dtype), dd_dtype_name(in[2].dtype));
     dd_type y = in[1];
-    if (!widen(&y, &in[2]) || !widen(&y, &in[0]))
+    if (!dd_broadcast(&y, &in[2]) || !dd_broadcast(&y, &in[0]))
         return dd_fail(DD_EVALUE, "where: condition is %s, a is %s, b is %s: they do not broadcast",
                        dd_type_text(&in[0], text[0], sizeof *text),
                        dd_type_text(&in[1], text[1], sizeof *text),
@@ -72,6 +60,13 @@ static bool holds(const char *condition, dd_dtype dtype, int64_t i) {
     return dtype == DD_S32 ? ((const int32_t *)(const void *)condition)[i] != 0 : condition[i] != 0;
 }
 
+/* A line of elements of one size: words are moved, whatever they mean. */
+#define WHERE_LINE(word)                                                                           \
+    for (int64_t i = 0; i < l.n; i++)                                                              \
+        ((word *)(void *)to)[i] = holds(c, in[0].type.dtype, i * l.step[0])                        \
+                                      ? ((const word *)(const void *)a)[i * l.step[1]]             \
+                                      : ((const word *)(const void *)b)[i * l.step[2]];
+
 static dd_status where_forward(const dd_op_args *args) {
     const dd_array *y = &args->out[0], *in = args->in;
     size_t bytes = dd_dtype_bytes(y->type.dtype);
@@ -83,12 +78,10 @@ static dd_status where_forward(const dd_op_args *args) {
         const char *c = line_at(in, &l, 0, index);
         const char *a = line_at(in, &l, 1, index), *b = line_at(in, &l, 2, index);
         char *to = dd_row_any(y, row++);
-        for (int64_t i = 0; i < l.n; i++) {
-            bool first = holds(c, in[0].type.dtype, i * l.step[0]);
-            const char *from =
-                first ? a + i * l.step[1] * (int64_t)bytes : b + i * l.step[2] * (int64_t)bytes;
-            memcpy(to + i * (int64_t)bytes, from, bytes);
-        }
+        if (bytes == 1)
+            WHERE_LINE(char)
+        else
+            WHERE_LINE(int32_t)
     } while (dd_next(l.outer, l.dims, index));
     return DD_OK;
 }
