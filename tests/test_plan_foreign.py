@@ -78,6 +78,40 @@ def test_channels_first_image_is_read_by_the_stem(
     assert check(graph, store, (2, 3, *size)) == ["conv", "move"]
 
 
+def pooled_stem(channels_first: bool) -> plan_nets.Build:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
+        image = x.op("transpose", perm=[0, 2, 3, 1]) if channels_first else x
+        y = nn.unary(m("a", nn.Conv2d(3, 9, 3, 2, 1))(image), "leaky_relu", a=0.1)
+        return y.op("max_pool", kernel=[3, 3], stride=[2, 2], pads=[1] * 4)
+
+    return build
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_stem_and_its_max_pool_are_one_step(channels_first: bool) -> None:
+    shape = (2, 3, 37, 44) if channels_first else (2, 37, 44, 3)
+    dims = [-1 if n > 3 or i == 0 else 3 for i, n in enumerate(shape)]
+    graph, store = trace(pooled_stem(channels_first), dims)
+    assert check(graph, store, shape) == ["conv_pool"]
+
+
+def test_stem_and_first_depthwise_are_one_step_on_large_maps() -> None:
+    def build(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
+        image = x.op("transpose", perm=[0, 2, 3, 1])
+        y = nn.unary(m("a", nn.Conv2d(3, 12, 6, 2, 2))(image), "silu")
+        y = nn.unary(m("b", nn.Conv2d(12, 12, 3, 2, 1, groups=12))(y), "silu")
+        return nn.relu(m("c", nn.Conv2d(12, 7, 1))(y))
+
+    graph, store = trace(build, [-1, 3, -1, -1])
+    assert check(graph, store, (2, 3, 240, 244)) == ["chain"]
+    deployed, folded = graph.deploy(store)
+    x = np.random.default_rng(2).standard_normal((1, 3, 240, 244)).astype(np.float32)
+    types = [("f32", x.shape)]
+    whole = _core.Plan(deployed, folded, types).forward([x])[0]
+    single = _core.Plan(deployed, folded, types, without_patterns=1).forward([x])[0]
+    assert whole.tobytes() == single.tobytes()
+
+
 def test_channels_first_image_with_other_readers_stays_right() -> None:
     def build(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
         image = x.op("transpose", perm=[0, 2, 3, 1])

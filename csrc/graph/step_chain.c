@@ -1,5 +1,5 @@
-/* The chain step of inference: [expand 1×1 →] depthwise [→ project 1×1 with its epilogue], a row
- * at a time, so that what lies between never leaves the cache.
+/* The chain step of inference: [expand 1×1 | stem →] depthwise [→ project 1×1 with its epilogue], a
+ * row at a time, so that what lies between never leaves the cache.
  *
  * The depthwise input is a ring of rows in scratch: each is made once, and only the first rows of
  * a unit are a halo. Depthwise and projection alternate over some tens of pixels. Arithmetic is
@@ -27,6 +27,7 @@ typedef struct chain {
     int64_t pitch; /* of a source pixel */
     int64_t slots; /* rows of the ring */
     float *ring, *between;
+    dd_conv_rows stem; /* the expansion where it is no 1×1 */
 } chain;
 
 /* Pixels of a source row, zeros on both sides included. */
@@ -55,7 +56,7 @@ static void zero_pixels(const chain *t, float *row, int64_t first, int64_t count
 }
 
 /* Source row `row` into its slot. */
-static void source_row(const chain *t, int64_t row) {
+static void source_row(chain *t, int64_t row) {
     const dd_run *run = t->run;
     const dd_step *s = t->s;
     int64_t y = row - t->c->pad_top, left = t->c->pad_left, count = t->c->w;
@@ -71,6 +72,10 @@ static void source_row(const chain *t, int64_t row) {
         return;
     }
     const dd_conv *e = &run->plan->convs[s->expand];
+    if (t->stem.c) {
+        dd_conv_rows_make(&t->stem, y, to, t->pitch);
+        return;
+    }
     dd_sources sources;
     dd_gemm g = {.b = run->plan->packed + e->packed,
                  .c = to,
@@ -143,7 +148,7 @@ static void project_pixels(const chain *t, int64_t y, int64_t x, int64_t count) 
 }
 
 /* Output rows [y, end). */
-static void chain_rows(const chain *t, int64_t y, int64_t end) {
+static void chain_rows(chain *t, int64_t y, int64_t end) {
     const dd_conv *c = t->c;
     int64_t chunk = t->s->pixels, made = 0;
     for (int64_t rows; y < end; y += rows) {
@@ -182,6 +187,13 @@ static void chain_run(const dd_run *run, const dd_step *s, int phase, int64_t un
     while (row < end) {
         int64_t y = row % c->oh, rows = end - row < c->oh - y ? end - row : c->oh - y;
         t.n = row / c->oh;
+        if (s->expand >= 0 && !dd_conv_pointwise(&run->plan->convs[s->expand]))
+            t.stem = (dd_conv_rows){.run = run,
+                                    .c = &run->plan->convs[s->expand],
+                                    .x = s->x,
+                                    .n = t.n,
+                                    .act = s->act_expand,
+                                    .ring = t.between + s->between_floats};
         chain_rows(&t, y, y + rows);
         row += rows;
     }
@@ -195,9 +207,14 @@ static int64_t chain_units(const dd_plan *plan, const dd_step *s, int phase, int
     return c->n * c->oh < units ? c->n * c->oh : units;
 }
 
-/* The 1×1 convolution whose activated result, read by nothing else, is `value`; -1. Its activation
- * comes through `act`, the nodes through conv_node and act_node (-1: none). */
-static int producer_1x1(const dd_plan *plan, int value, dd_act *act, int *conv_node,
+/* A 1×1 that reads in place, or a stem. */
+static bool makes_rows(const dd_plan *plan, const dd_conv *c, int x) {
+    return dd_conv_pointwise(c) ? dd_is_in_place(plan, x) : dd_conv_has_rows(c);
+}
+
+/* The 1×1 convolution, or the stem, whose activated result, read by nothing else, is `value`; -1.
+ * Its activation comes through `act`, the nodes through conv_node and act_node (-1: none). */
+static int row_producer(const dd_plan *plan, int value, dd_act *act, int *conv_node,
                         int *act_node) {
     const dd_graph *g = plan->graph;
     *act_node = -1;
@@ -209,8 +226,7 @@ static int producer_1x1(const dd_plan *plan, int value, dd_act *act, int *conv_n
             return -1;
         const dd_node *n = &g->nodes[v->producer];
         if (n->op == &dd_op_conv && plan->conv_of[v->producer] >= 0 &&
-            dd_conv_pointwise(&plan->convs[plan->conv_of[v->producer]]) &&
-            dd_is_in_place(plan, n->in[0])) {
+            makes_rows(plan, &plan->convs[plan->conv_of[v->producer]], n->in[0])) {
             *conv_node = v->producer;
             return plan->conv_of[v->producer];
         }
@@ -229,7 +245,7 @@ static void take_expand(dd_plan *plan, dd_step *s, const dd_conv *c) {
     int64_t bytes = c->n * c->h * c->w * c->c_in * (int64_t)sizeof(float);
     if (bytes / c->n <= EXPANDED_BYTES)
         return;
-    s->expand = producer_1x1(plan, s->x, &s->act_expand, &conv_node, &act_node);
+    s->expand = row_producer(plan, s->x, &s->act_expand, &conv_node, &act_node);
     if (s->expand < 0)
         return;
     dd_step_node(plan, s, conv_node);
@@ -277,10 +293,13 @@ static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
     pixels = pixels < 16 ? 16 : pixels;
     int64_t rows = plan->options.strip_rows > 0 ? plan->options.strip_rows : pixels / c->ow;
     rows = rows < 1 ? 1 : rows < c->oh ? rows : c->oh;
-    int64_t between = rows > 1 ? rows * c->ow : pixels;
+    const dd_conv *e = s->expand >= 0 ? &plan->convs[s->expand] : NULL;
+    int64_t stem = e && !dd_conv_pointwise(e) ? dd_conv_rows_floats(e) : 0;
     s->strip = (int)rows;
     s->pixels = (int)pixels;
-    s->scratch = (size_t)(source_rows(c, rows) * padded_width(c) * ring + between * pixel);
+    s->between_floats = ((rows > 1 ? rows * c->ow : pixels) * c->c_in + 15) / 16 * 16;
+    s->scratch = (size_t)(source_rows(c, rows) * padded_width(c) * ring) +
+                 (size_t)(s->between_floats + stem) * sizeof(float);
 }
 
 dd_status dd_match_chain(dd_plan *plan, const dd_store *store, int node, bool *matched) {

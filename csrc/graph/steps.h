@@ -143,6 +143,8 @@ typedef struct dd_step {
     int strip;      /* rows at a time */
     bool by_pieces; /* of pixels instead */
     int pixels;     /* chain: between two of its stages at a time */
+    int64_t between_floats; /* chain: of the pixels between two stages */
+    int pooled;             /* conv_pool: the value between, never stored */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
@@ -245,6 +247,22 @@ bool dd_is_in_place(const dd_plan *plan, int value);
 /* Sets what of `g` concerns A: pixels from (n, y, x) on of a value in place. `s` must outlive g. */
 void dd_gemm_source(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, dd_sources *s,
                     dd_gemm *g);
+/* ---- conv_rows.c: a dense convolution of few channels, row by row -------------------------- */
+
+typedef struct dd_conv_rows {
+    const dd_run *run;
+    const dd_conv *c;
+    int x; /* its input, any value */
+    int64_t n;
+    dd_act act;
+    float *ring;  /* dd_conv_rows_floats */
+    int64_t made; /* source rows loaded; 0 at first */
+} dd_conv_rows;
+bool dd_conv_has_rows(const dd_conv *c);
+int64_t dd_conv_rows_floats(const dd_conv *c);
+/* Output row y of image n to `to`, pixels at a pitch of ldc; rows come in ascending order. */
+void dd_conv_rows_make(dd_conv_rows *r, int64_t y, float *to, int64_t ldc);
+
 void *dd_scratch(const dd_run *run, int thread);
 
 /* ---- report.c ------------------------------------------------------------------------------ */

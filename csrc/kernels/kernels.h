@@ -267,7 +267,8 @@ typedef struct dd_optimize {
 
 /* ---- pooling and resizing (pool.c, resize.c) ----------------------------------------------- */
 
-/* One output row of max or mean over k_h×k_w windows; taps outside the map are left out.
+/* One output row of max or mean over k_h×k_w windows, k_h at most 64 for a max without indices;
+ * taps outside the map are left out.
  * rows[r] is the start (pixel 0) of input row r or NULL outside. index (max only, may be NULL): the
  * winning tap's flat position y·W + x in the map, first on ties, dense (c a pixel, no pitch);
  * row_index[r]: the y of rows[r]. Every window has a tap inside the map. */

@@ -6,6 +6,8 @@
 #include "kernels/kernels.h"
 #include "simd/simd.h"
 
+enum { MAX_ROWS = 64 }; /* of a maximum without indices */
+
 typedef struct window {
     int64_t first; /* input pixel of the first tap */
     int taps;      /* of a row, those inside the map */
@@ -18,23 +20,53 @@ static window window_of(const dd_pool *p, int64_t x) {
     return (window){begin, end > begin ? (int)(end - begin) : 0};
 }
 
-/* The larger of both, the first on ties; a NaN stays, as in torch: v > best is false for it, so it
- * asks for a word of its own. */
+/* The larger of both, the first on ties; a NaN stays, as in torch: max(v, best) is best where one
+ * of the two is a NaN, so that of v asks for a word of its own. */
 V_INLINE vf larger(vf best, vf v) {
-    vf r = v_select(v_gt(v, best), v, best);
-    return v_select(v_eq(v, v), r, v);
+    return v_select(v_eq(v, v), v_max(v, best), v);
 }
 
-V_INLINE void max_vector(const dd_pool *p, window w, float *y, int ch, int n) {
+/* Of `rows` rows by `taps` pixels from `first` on; n lanes from channel ch on. The constants, where
+ * they are, unroll it. */
+V_INLINE vf max_of(const float *const *rows, int n_rows, int64_t first, int64_t pitch, int taps,
+                   int ch, int n) {
     vf best = v_set1(-__builtin_inff());
-    for (int r = 0; r < p->k_h; r++) {
-        if (p->rows[r] == NULL)
-            continue;
-        const float *in = p->rows[r] + w.first * p->pitch + ch;
-        for (int s = 0; s < w.taps; s++)
-            best = larger(best, V_LOAD(in + s * p->pitch, n));
+    for (int r = 0; r < n_rows; r++) {
+        const float *in = rows[r] + first * pitch + ch;
+        for (int s = 0; s < taps; s++)
+            best = larger(best, V_LOAD(in + s * pitch, n));
     }
-    V_STORE(y + ch, best, n);
+    return best;
+}
+
+V_INLINE void max_pixel(const dd_pool *p, const float *const *rows, int n_rows, window w, float *y,
+                        int taps) {
+    int ch = 0;
+    for (; ch + VL <= p->c; ch += VL)
+        v_store(y + ch, max_of(rows, n_rows, w.first, p->pitch, taps, ch, VL));
+    if (ch < p->c)
+        v_store_n(y + ch, max_of(rows, n_rows, w.first, p->pitch, taps, ch, p->c - ch), p->c - ch);
+}
+
+/* Maxima without indices: of a long pixel's few rows, or of a row's few pixels, mostly. */
+static void max_row(const dd_pool *p) {
+    const float *rows[MAX_ROWS];
+    int n_rows = 0;
+    for (int r = 0; r < p->k_h; r++)
+        if (p->rows[r] != NULL)
+            rows[n_rows++] = p->rows[r];
+    for (int64_t x = 0; x < p->width; x++) {
+        const window w = window_of(p, x);
+        float *y = p->y + x * p->y_pitch;
+        if (n_rows == 3 && w.taps == 1)
+            max_pixel(p, rows, 3, w, y, 1);
+        else if (n_rows == 1 && w.taps == 3)
+            max_pixel(p, rows, 1, w, y, 3);
+        else if (n_rows == 1 && w.taps == 5)
+            max_pixel(p, rows, 1, w, y, 5);
+        else
+            max_pixel(p, rows, n_rows, w, y, w.taps);
+    }
 }
 
 /* The same with the tap's flat position. The first tap wins over the start value even where it is
@@ -89,6 +121,10 @@ static float mean_factor(const dd_pool *p, window w) {
 }
 
 void DD_NAME(pool_f32)(const dd_pool *p) {
+    if (!p->mean && p->index == NULL) {
+        max_row(p);
+        return;
+    }
     for (int64_t x = 0; x < p->width; x++) {
         const window w = window_of(p, x);
         float *y = p->y + x * p->y_pitch;
@@ -99,12 +135,8 @@ void DD_NAME(pool_f32)(const dd_pool *p) {
             const int n = p->c - ch < VL ? p->c - ch : VL;
             if (p->mean)
                 mean_vector(p, w, y, factor, ch, n);
-            else if (index != NULL)
-                max_index_vector(p, w, y, index, ch, n);
-            else if (n == VL)
-                max_vector(p, w, y, ch, VL);
             else
-                max_vector(p, w, y, ch, n);
+                max_index_vector(p, w, y, index, ch, n);
         }
     }
 }
