@@ -129,6 +129,12 @@ _F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
+class _AnchorRule(TypedDict):
+    strides: tuple[int, ...]
+    scales: tuple[float, ...]
+    ratios: tuple[float, ...]
+    base: float
+
 _AssignOptions = tuple[str, float, float, int, float, float, float, float]
 
 def box_iou(a: _F32, b: _F32, /) -> _F32: ...
@@ -137,6 +143,10 @@ def losses() -> list[tuple[str, int, str, tuple[float, ...], str]]: ...
 def loss(name: str, x: _F64, t: _F64, params: _F64, reduction: int, /) -> tuple[_F64, _F64]: ...
 def class_weights(counts: _F64, beta: float, /) -> _F64: ...
 def anchor_grid(rows: int, cols: int, stride: float, sizes: _F64, ratios: _F64, /) -> _F32: ...
+def anchor_rule() -> _AnchorRule: ...
+def detector_anchors(
+    height: int, width: int, strides: _I64, scales: _F64, ratios: _F64, base: float, /
+) -> tuple[_F32, _I64]: ...
 def assign(
     anchors: _F32,
     levels: _I64 | None,

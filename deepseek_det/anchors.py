@@ -28,10 +28,11 @@ __all__ = [
     "letterboxed",
 ]
 
-STRIDES = (8, 16, 32)
-"""The strides of the detectors' levels, fine to coarse."""
-RATIOS = (1.0, 2.0, 0.5)
-BASE = 3.0
+_RULE = _core.anchor_rule()
+STRIDES = _RULE["strides"]
+"""The strides of the detectors' levels, fine to coarse: 8, 16, 32."""
+RATIOS = _RULE["ratios"]
+BASE = _RULE["base"]
 """A level's base size in strides: 24, 48 and 96 pixels."""
 REACH = 10
 """The last level's stride times this covers the image; see `anchor_strides`."""
@@ -156,7 +157,7 @@ def detector_anchors(
     imgsz: int | tuple[int, int],
     strides: Sequence[int] = STRIDES,
     ratios: Sequence[float] = RATIOS,
-    scales: Sequence[float] = (1.0,),
+    scales: Sequence[float] = _RULE["scales"],
     base: float = BASE,
 ) -> Anchors:
     """The anchors of a detector whose heads stand at `strides`, for one image size.
@@ -164,7 +165,8 @@ def detector_anchors(
     imgsz: int or (height, width); a level has ``⌈H / s⌉ × ⌈W / s⌉`` cells and sizes
     ``base · s · scales``. Order: level as in `strides` (fine to coarse), row, column, scale, ratio.
     `anchor_strides` says which strides suit a size; a network's own are fixed by its heads.
-    Raises ValueError on sizes, strides, ratios or scales that are not positive.
+    Raises ValueError on sizes, strides, ratios or scales that are not positive, and on more than 16
+    of one of them.
 
     >>> a = detector_anchors(320)
     >>> a.boxes.shape, a.levels.tolist(), a.boxes[0].tolist()
@@ -173,18 +175,15 @@ def detector_anchors(
     h, w = _size(imgsz, "detector_anchors")
     if not strides or any(s < 1 for s in strides):
         raise ValueError(f"detector_anchors: strides is {strides}, positive ones were needed")
-    parts = [
-        _core.anchor_grid(
-            -(-h // s),
-            -(-w // s),
-            float(s),
-            np.array([base * s * k for k in scales], np.float64),
-            np.array(ratios, np.float64),
-        )
-        for s in strides
-    ]
-    levels = np.cumsum([0, *(len(p) for p in parts)]).astype(np.int64)
-    return Anchors(np.concatenate(parts), levels)
+    boxes, levels = _core.detector_anchors(
+        h,
+        w,
+        np.asarray(strides),
+        np.asarray(scales, np.float64),
+        np.asarray(ratios, np.float64),
+        base,
+    )
+    return Anchors(boxes, levels)
 
 
 class Assignment(NamedTuple):

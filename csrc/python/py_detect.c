@@ -188,6 +188,9 @@ PyMethodDef dd_py_detect_methods[] = {
     {"class_weights", dd_py_class_weights, METH_VARARGS, "class_weights(counts, beta) -> weights"},
     {"anchor_grid", dd_py_anchor_grid, METH_VARARGS,
      "anchor_grid(rows, cols, stride, sizes, ratios) -> (A, 4)"},
+    {"anchor_rule", dd_py_anchor_rule, METH_NOARGS, "anchor_rule() -> the default rule"},
+    {"detector_anchors", dd_py_detector_anchors, METH_VARARGS,
+     "detector_anchors(height, width, strides, scales, ratios, base) -> (A, 4), levels"},
     {"assign", dd_py_assign, METH_VARARGS,
      "assign(anchors, levels, boxes, labels, ignore, logits, deltas, options) -> object, target, "
      "iou"},

@@ -91,6 +91,8 @@ PyObject *dd_py_losses(PyObject *module, PyObject *args);
 PyObject *dd_py_loss(PyObject *module, PyObject *args);
 PyObject *dd_py_class_weights(PyObject *module, PyObject *args);
 PyObject *dd_py_anchor_grid(PyObject *module, PyObject *args);
+PyObject *dd_py_anchor_rule(PyObject *module, PyObject *nothing);
+PyObject *dd_py_detector_anchors(PyObject *module, PyObject *args);
 PyObject *dd_py_assign(PyObject *module, PyObject *args);
 PyObject *dd_py_detection_loss(PyObject *module, PyObject *args);
 

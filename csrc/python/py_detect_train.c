@@ -117,6 +117,72 @@ done:
     return result;
 }
 
+/* anchor_rule() -> the default {"strides", "scales", "ratios", "base"} */
+PyObject *dd_py_anchor_rule(PyObject *module, PyObject *nothing) {
+    (void)module, (void)nothing;
+    dd_anchor_rule r = dd_anchor_rule_default();
+    PyObject *strides = PyTuple_New(r.n_strides), *scales = PyTuple_New(r.n_scales),
+             *ratios = PyTuple_New(r.n_ratios);
+    for (int i = 0; strides && i < r.n_strides; i++)
+        PyTuple_SetItem(strides, i, PyLong_FromLongLong(r.strides[i]));
+    for (int i = 0; scales && i < r.n_scales; i++)
+        PyTuple_SetItem(scales, i, PyFloat_FromDouble(r.scales[i]));
+    for (int i = 0; ratios && i < r.n_ratios; i++)
+        PyTuple_SetItem(ratios, i, PyFloat_FromDouble(r.ratios[i]));
+    PyObject *result = NULL;
+    if (!PyErr_Occurred())
+        result = Py_BuildValue("{s:O,s:O,s:O,s:d}", "strides", strides, "scales", scales, "ratios",
+                               ratios, "base", r.base);
+    Py_XDECREF(strides);
+    Py_XDECREF(scales);
+    Py_XDECREF(ratios);
+    return result;
+}
+
+/* detector_anchors(height, width, strides, scales, ratios, base) -> (A, 4), levels */
+PyObject *dd_py_detector_anchors(PyObject *module, PyObject *args) {
+    (void)module;
+    holder h = {.count = 0};
+    long long height, width;
+    PyObject *lists[3], *result = NULL;
+    npy_intp n[3] = {-1, -1, -1};
+    const void *data[3];
+    dd_anchor_rule r = {0};
+    int64_t levels[DD_ANCHOR_LIST + 1];
+    static const char *const who[3] = {"anchors: strides", "anchors: scales", "anchors: ratios"};
+    if (!PyArg_ParseTuple(args, "LLOOOd", &height, &width, &lists[0], &lists[1], &lists[2],
+                          &r.base))
+        return NULL;
+    for (int i = 0; i < 3; i++)
+        if (!(data[i] = hold(&h, lists[i], i ? NPY_FLOAT64 : NPY_INT64, 1, &n[i], who[i])))
+            goto done;
+    r.n_strides =
+        n[0] > DD_ANCHOR_LIST ? INT_MAX : (int)n[0]; /* the core refuses what is too many */
+    r.n_scales = n[1] > DD_ANCHOR_LIST ? INT_MAX : (int)n[1];
+    r.n_ratios = n[2] > DD_ANCHOR_LIST ? INT_MAX : (int)n[2];
+    void *lists_of_rule[3] = {r.strides, r.scales, r.ratios};
+    for (int i = 0; i < 3; i++)
+        if (n[i] <= DD_ANCHOR_LIST)
+            memcpy(lists_of_rule[i], data[i], (size_t)n[i] * 8);
+    dd_status status = dd_anchor_rule_levels(&r, height, width, levels);
+    if (status != DD_OK) {
+        dd_py_raise(status);
+        goto done;
+    }
+    npy_intp rows[2] = {(npy_intp)levels[r.n_strides], 4}, offsets = r.n_strides + 1;
+    float *boxes = hold_new(&h, NPY_FLOAT32, 2, rows);
+    int64_t *starts = boxes ? hold_new(&h, NPY_INT64, 1, &offsets) : NULL;
+    if (!starts)
+        goto done;
+    memcpy(starts, levels, (size_t)offsets * sizeof *starts);
+    DD_PY_CALL(status, (dd_anchor_rule_fill(&r, height, width, boxes), DD_OK));
+    (void)status;
+    result = Py_BuildValue("OO", h.arrays[3], h.arrays[4]);
+done:
+    holder_release(&h);
+    return result;
+}
+
 static int assigner_find(const char *name, dd_assigner *assigner) {
     static const char *const names[] = {"tal", "atss", "max_iou"};
     for (int i = 0; i < 3; i++)
