@@ -129,6 +129,7 @@ _F64 = npt.NDArray[np.float64]
 _I32 = npt.NDArray[np.int32]
 _I64 = npt.NDArray[np.int64]
 _Bools = npt.NDArray[np.bool_]
+
 class _AnchorRule(TypedDict):
     strides: tuple[int, ...]
     scales: tuple[float, ...]
