@@ -31,6 +31,7 @@ MAP = draw(2, 6, 5, 8)  # N, H, W, C
 SMALL = draw(2, 4, 3, 8, seed=1)
 ROW = draw(2, 7, 12)
 BYTES = np.arange(2 * 3 * 4 * 2, dtype=np.uint8).reshape(2, 3, 4, 2)
+INTS = np.random.default_rng(5).integers(-3, 3, (4, 5)).astype(np.int32)
 UNARY = [
     k
     for f in OPS["unary"]["fields"]
@@ -90,7 +91,9 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("prelu", [MAP, P(draw(8))], {}),
     ("prelu", [ROW, P(draw(1))], {}),
     *(("binary", [MAP, np.round(MAP) if "equal" in k else SMALL[:1, :1, :1]], {"kind": k})
-      for k in BINARY if k != "pow"),
+      for k in BINARY if k not in ("pow", "and", "or", "xor")),
+    *(("binary", [BYTES % 3, BYTES // 3 % 2], {"kind": k}) for k in ("and", "or", "xor", "less")),
+    *(("binary", [INTS, np.roll(INTS, 1)], {"kind": k}) for k in BINARY[-9:-3]),
     ("binary", [draw(2, 3, 4, low=0.1), draw(3, 1)], {"kind": "pow"}),
     ("binary", [MAP, P(draw(8))], {"kind": "mul"}),
     ("binary", [P(draw(5, 1)), MAP], {"kind": "sub"}),

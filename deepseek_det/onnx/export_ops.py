@@ -15,7 +15,7 @@ import numpy as np
 
 from deepseek_det.errors import Error
 from deepseek_det.onnx.export_axes import Order, Places, channels_first, native
-from deepseek_det.onnx.writer import BOOL, UINT8, Writer
+from deepseek_det.onnx.writer import BOOL, INT32, UINT8, Writer
 
 
 class Call:
@@ -299,7 +299,7 @@ def _together(c: Call, among: Sequence[int]) -> tuple[list[str], Order]:
     return [c.places.widened(c.inputs[i], order) for i in among], order
 
 
-_BINARY = {
+_ARITHMETIC = {
     "add": "Add",
     "sub": "Sub",
     "mul": "Mul",
@@ -307,28 +307,34 @@ _BINARY = {
     "max": "Max",
     "min": "Min",
     "pow": "Pow",
+}
+_COMPARE = {
     "equal": "Equal",
+    "not_equal": "Equal",  # and Not
     "less": "Less",
     "less_equal": "LessOrEqual",
     "greater": "Greater",
     "greater_equal": "GreaterOrEqual",
 }
-_ARITHMETIC = frozenset(("add", "sub", "mul", "div", "max", "min", "pow"))
+_LOGIC = {"and": "And", "or": "Or", "xor": "Xor"}
 
 
 @row("binary", "kind")
 def _binary(c: Call) -> None:
+    """ONNX has booleans where we have bytes of 0 and 1; engines compare floats and int32."""
     kind = c.p["kind"]
     inputs, order = _together(c, (0, 1))
     if kind in _ARITHMETIC:
-        return c.out(c.node(_BINARY[kind], inputs), order)
-    if kind == "not_equal":
-        y = c.node("Not", [c.node("Equal", inputs)])
-    elif kind in _BINARY:
-        y = c.node(_BINARY[kind], inputs)
+        return c.out(c.node(_ARITHMETIC[kind], inputs), order)
+    if kind in _LOGIC:
+        y = c.node(_LOGIC[kind], [c.node("Cast", [x], to=BOOL) for x in inputs])
+    elif kind in _COMPARE:
+        if c.dtype() in ("u8", "s8"):
+            inputs = [c.node("Cast", [x], to=INT32) for x in inputs]
+        y = c.node(_COMPARE[kind], inputs)
+        y = c.node("Not", [y]) if kind == "not_equal" else y
     else:
         raise c.fail(f"kind {kind!r} has no ONNX form")
-    # ONNX compares to booleans, we to bytes of 0 and 1
     c.out(c.node("Cast", [y], to=UINT8), order)
 
 
