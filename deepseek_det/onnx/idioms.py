@@ -215,6 +215,29 @@ def _over_root_2(net: Net, name: str) -> str | None:
     return net.with_number(net.maker(name, "Mul"), math.sqrt(0.5))
 
 
+@idiom("Add")
+def group_norm(net: Net, node: Node) -> bool:
+    """torch's: reshaped to groups, an instance norm, reshaped back, then scale and bias."""
+    for y, beta in net.operands(node):
+        product = net.maker(y, "Mul")
+        for z, gamma in net.operands(product) if product else []:
+            back = net.maker(z, "Reshape")
+            norm = net.maker(back.inputs[0], "InstanceNormalization") if back else None
+            apart = net.maker(norm.inputs[0], "Reshape") if norm else None
+            if not back or not norm or not apart or len(norm.inputs) != 3:
+                continue
+            ones, zeros = (net.array(name) for name in norm.inputs[1:])
+            scales = [net.array(name) for name in (gamma, beta)]
+            if ones is None or zeros is None or np.any(ones != 1) or np.any(zeros != 0):
+                continue
+            if any(s is None or s.shape[1:] != (1, 1) for s in scales):
+                continue
+            inputs = [apart.inputs[0], apart.inputs[1], back.inputs[1], gamma, beta]
+            epsilon = norm.attributes.get("epsilon", 1e-5)
+            return net.become(node, "GroupNorm", inputs, num_groups=ones.size, epsilon=epsilon)
+    return False
+
+
 # ---- products and pads ------------------------------------------------------------------------
 
 

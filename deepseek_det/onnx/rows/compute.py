@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from deepseek_det.onnx import layout
+from deepseek_det.onnx import fold, layout
 from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, operator
-from deepseek_det.onnx.dims import Size, Undecided, unequal
+from deepseek_det.onnx.dims import Size, Undecided, product, unequal
 from deepseek_det.onnx.ir import Array, Node
 from deepseek_det.onnx.layout import Val
 from deepseek_det.onnx.rows.elementwise import binary, broadcast_dims, float_val, with_number
@@ -320,6 +320,23 @@ def group_norm(b: Builder, node: Node) -> list[Value]:
             wide = b.emit("expand", [wide], {"shape": [groups, c // groups]})
             scale.append(b.emit("reshape", [wide], {"shape": [c]}))
     params = {"groups": groups, "eps": float(node.attributes.get("epsilon", 1e-5))}
+    return [replace(x, id=b.emit("group_norm", [x.id, *scale], params))]
+
+
+@operator("GroupNorm", "epsilon", "num_groups", inputs=(5, 5))  # made by idioms
+def group_norm_of_torch(b: Builder, node: Node) -> list[Value]:
+    """x, the shape with groups, x's own shape once more, scale and bias (C, 1, 1)."""
+    x = float_val(b, node, 0)
+    groups = int(node.attributes["num_groups"])
+    shapes = [fold.target_shape(x.dims, b.sizes(node, i, "the shape"), False) for i in (1, 2)]
+    c = x.dims[1] if x.rank > 1 else 0
+    own = isinstance(c, int) and c % groups == 0 and known_dims(b, node, 3) == [c, 1, 1]
+    wanted = [x.dims[0], groups, product([*x.dims[2:], c // groups])] if own else []
+    if not own or shapes[1] != list(x.dims) or shapes[0] != wanted:
+        raise Unsupported(f"reshapes of {x.dims} around a norm to {shapes[0]} and {shapes[1]}")
+    x = channels_last(b, x)
+    scale = [weight(b, node, i, False, (int(c),)) for i in (3, 4)]
+    params = {"groups": groups, "eps": float(node.attributes["epsilon"])}
     return [replace(x, id=b.emit("group_norm", [x.id, *scale], params))]
 
 
