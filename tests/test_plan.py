@@ -198,12 +198,17 @@ def test_plan_inference_equals_interpreter(name: str) -> None:
                 assert difference(out, e) <= 1e-5
 
 
+@pytest.mark.parametrize("stem", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_plan_chain_of_large_maps_has_the_same_bits(stride: int) -> None:
-    """An expansion too large for the cache is computed by strips, in any number of units."""
-    graph, store = trace(Net(InvertedResidual(5, 17, 5, 5, stride, "hard_swish")))
+def test_plan_chain_of_large_maps_has_the_same_bits(stride: int, stem: bool) -> None:
+    """An expansion too large for the cache is computed by rows, in any number of units; the stem
+    in front of it as well."""
+    front = [ConvNorm(5, 6, 3, 2)] if stem else []
+    block = InvertedResidual(6 if stem else 5, 17, 5, 5, stride, "hard_swish")
+    graph, store = trace(Net(*front, block))
     deployed, folded = graph.deploy(store)
-    x = np.random.default_rng(2).standard_normal((2, 101, 112, 5)).astype(np.float32)
+    shape = (2, 201, 224, 5) if stem else (2, 101, 112, 5)
+    x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
     types = [("f32", x.shape)]
     expected = _core.Interpreter(graph, store, types, seed=0).forward([x])[0]
     single = _core.Plan(deployed, folded, types, without_patterns=1).forward([x])[0]

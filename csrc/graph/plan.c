@@ -22,6 +22,7 @@ dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step) {
                    .at = -1,
                    .conv = -1,
                    .expand = -1,
+                   .front = -1,
                    .project = -1,
                    .x = -1,
                    .y = -1,

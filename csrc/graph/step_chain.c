@@ -1,5 +1,5 @@
-/* The chain step of inference: [expand 1×1 | stem →] depthwise [→ project 1×1 with its epilogue], a
- * row at a time, so that what lies between never leaves the cache.
+/* The chain step of inference: [stem →] [expand 1×1 →] depthwise [→ project 1×1 with its epilogue],
+ * a row at a time, so that what lies between never leaves the cache.
  *
  * The depthwise input is a ring of rows in scratch: each is made once, and only the first rows of
  * a unit are a halo. Depthwise and projection alternate over some tens of pixels. Arithmetic is
@@ -27,7 +27,8 @@ typedef struct chain {
     int64_t pitch; /* of a source pixel */
     int64_t slots; /* rows of the ring */
     float *ring, *between;
-    dd_conv_rows stem; /* the expansion where it is no 1×1 */
+    dd_conv_rows stem; /* where there is one */
+    float *stem_row;   /* its row, where an expansion follows */
 } chain;
 
 /* Pixels of a source row, zeros on both sides included. */
@@ -55,6 +56,13 @@ static void zero_pixels(const chain *t, float *row, int64_t first, int64_t count
         memset(row + first * t->pitch, 0, (size_t)(count * t->pitch) * sizeof(float));
 }
 
+/* The stem's record: in front of the expansion or in its place; -1. */
+static int stem_of(const dd_plan *plan, const dd_step *s) {
+    if (s->front >= 0 || s->expand < 0)
+        return s->front;
+    return dd_conv_pointwise(&plan->convs[s->expand]) ? -1 : s->expand;
+}
+
 /* Source row `row` into its slot. */
 static void source_row(chain *t, int64_t row) {
     const dd_run *run = t->run;
@@ -71,13 +79,18 @@ static void source_row(chain *t, int64_t row) {
         dd_load_pixels_at(run, s->x, t->n, y, 0, count, to, t->pitch);
         return;
     }
-    const dd_conv *e = &run->plan->convs[s->expand];
-    if (t->stem.c) {
+    if (s->expand == stem_of(run->plan, s)) {
         dd_conv_rows_make(&t->stem, y, to, t->pitch);
         return;
     }
+    const dd_conv *e = &run->plan->convs[s->expand];
+    const float *made = t->stem_row;
     dd_sources sources;
-    dd_gemm g = {.b = run->plan->packed + e->packed,
+    dd_gemm g = {.a = &made,
+                 .lda = e->c_in,
+                 .segments = 1,
+                 .k = e->c_in,
+                 .b = run->plan->packed + e->packed,
                  .c = to,
                  .ldc = t->pitch,
                  .m = count,
@@ -85,7 +98,10 @@ static void source_row(chain *t, int64_t row) {
                  .bias = dd_conv_bias(run, e),
                  .act = s->act_expand,
                  .n_end = t->c->c_in};
-    dd_gemm_source(run, s->x, t->n, y, 0, &sources, &g);
+    if (s->front >= 0)
+        dd_conv_rows_make(&t->stem, y, t->stem_row, e->c_in);
+    else
+        dd_gemm_source(run, s->x, t->n, y, 0, &sources, &g);
     run->plan->kernels->gemm_f32(&g);
 }
 
@@ -182,18 +198,20 @@ static void chain_run(const dd_run *run, const dd_step *s, int phase, int64_t un
                .slots = source_rows(c, s->strip),
                .ring = dd_scratch(run, thread)};
     t.between = t.ring + t.slots * t.width * t.pitch;
+    const int stem = stem_of(run->plan, s);
     int64_t row, end;
     dd_cut(c->n * c->oh, s->units(run->plan, s, phase, dd_threads()), unit, &row, &end);
     while (row < end) {
         int64_t y = row % c->oh, rows = end - row < c->oh - y ? end - row : c->oh - y;
         t.n = row / c->oh;
-        if (s->expand >= 0 && !dd_conv_pointwise(&run->plan->convs[s->expand]))
+        if (stem >= 0)
             t.stem = (dd_conv_rows){.run = run,
-                                    .c = &run->plan->convs[s->expand],
+                                    .c = &run->plan->convs[stem],
                                     .x = s->x,
                                     .n = t.n,
-                                    .act = s->act_expand,
+                                    .act = stem == s->front ? s->act_front : s->act_expand,
                                     .ring = t.between + s->between_floats};
+        t.stem_row = stem >= 0 ? t.stem.ring + dd_conv_rows_floats(t.stem.c) : NULL;
         chain_rows(&t, y, y + rows);
         row += rows;
     }
@@ -240,6 +258,13 @@ static int row_producer(const dd_plan *plan, int value, dd_act *act, int *conv_n
     return -1;
 }
 
+static void take_producer(dd_plan *plan, dd_step *s, int conv_node, int act_node) {
+    dd_step_node(plan, s, conv_node);
+    if (act_node >= 0)
+        dd_step_node(plan, s, act_node);
+    s->x = plan->graph->nodes[conv_node].in[0];
+}
+
 static void take_expand(dd_plan *plan, dd_step *s, const dd_conv *c) {
     int conv_node, act_node;
     int64_t bytes = c->n * c->h * c->w * c->c_in * (int64_t)sizeof(float);
@@ -248,10 +273,14 @@ static void take_expand(dd_plan *plan, dd_step *s, const dd_conv *c) {
     s->expand = row_producer(plan, s->x, &s->act_expand, &conv_node, &act_node);
     if (s->expand < 0)
         return;
-    dd_step_node(plan, s, conv_node);
-    if (act_node >= 0)
-        dd_step_node(plan, s, act_node);
-    s->x = plan->graph->nodes[conv_node].in[0];
+    take_producer(plan, s, conv_node, act_node);
+    if (!dd_conv_pointwise(&plan->convs[s->expand]))
+        return;
+    int front = row_producer(plan, s->x, &s->act_front, &conv_node, &act_node);
+    if (front < 0 || dd_conv_pointwise(&plan->convs[front]))
+        return;
+    s->front = front;
+    take_producer(plan, s, conv_node, act_node);
 }
 
 /* [activation →] 1×1 behind the depthwise convolution. */
@@ -293,8 +322,8 @@ static void choose_strip(const dd_plan *plan, dd_step *s, const dd_conv *c) {
     pixels = pixels < 16 ? 16 : pixels;
     int64_t rows = plan->options.strip_rows > 0 ? plan->options.strip_rows : pixels / c->ow;
     rows = rows < 1 ? 1 : rows < c->oh ? rows : c->oh;
-    const dd_conv *e = s->expand >= 0 ? &plan->convs[s->expand] : NULL;
-    int64_t stem = e && !dd_conv_pointwise(e) ? dd_conv_rows_floats(e) : 0;
+    const dd_conv *front = stem_of(plan, s) >= 0 ? &plan->convs[stem_of(plan, s)] : NULL;
+    int64_t stem = front ? dd_conv_rows_floats(front) + front->ow * front->c_out : 0;
     s->strip = (int)rows;
     s->pixels = (int)pixels;
     s->between_floats = ((rows > 1 ? rows * c->ow : pixels) * c->c_in + 15) / 16 * 16;
@@ -327,6 +356,8 @@ dd_status dd_match_chain(dd_plan *plan, const dd_store *store, int node, bool *m
     dd_conv_use(plan, c);
     if (s->expand >= 0)
         dd_conv_use(plan, &plan->convs[s->expand]);
+    if (s->front >= 0)
+        dd_conv_use(plan, &plan->convs[s->front]);
     if (s->project >= 0)
         dd_conv_use(plan, &plan->convs[s->project]);
     choose_strip(plan, s, c);

@@ -135,14 +135,15 @@ typedef struct dd_step {
     dd_norm_gradient reduction; /* of dx, made in the store */
     /* chain: conv is the depthwise one, x the source, (y, residual, act, act_after) the last's */
     int expand, project; /* conv records of the 1×1 before and after it; -1 */
-    dd_act act_expand, act_depthwise;
+    int front;           /* of the stem before the expansion; -1 */
+    dd_act act_front, act_expand, act_depthwise;
     int dy, dx, dx_residual, dw, db; /* backward pair: values (dw, db: graph values, -1 unwanted) */
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
     int n_slots;
-    int strip;      /* rows at a time */
-    bool by_pieces; /* of pixels instead */
-    int pixels;     /* chain: between two of its stages at a time */
+    int strip;              /* rows at a time */
+    bool by_pieces;         /* of pixels instead */
+    int pixels;             /* chain: between two of its stages at a time */
     int64_t between_floats; /* chain: of the pixels between two stages */
     int pooled;             /* conv_pool: the value between, never stored */
     /* sums */

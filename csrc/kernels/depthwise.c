@@ -5,14 +5,11 @@
  *
  * The row is cut into blocks of neighbouring pixels, and a block's results for one vector of
  * channels are held in registers: every pixel read serves all taps that it meets, and a block's
- * pixels stay in the first-level cache while the channels go by. Rows are cut greedily into blocks
- * of 16, 8, 4, 2 and 1. A result is summed in the order (r, s), whatever its block: the cut never
- * shows in the bits. */
+ * pixels stay in the first-level cache while the channels go by. A result is summed in the order
+ * (r, s), whatever its block: the cut never shows in the bits. */
 #include "kernels/activation.h"
 
-/* Pixels of the largest block: with them live a row of weights (five at most) and one input. Blocks
- * of 16 are for levels with 32 registers and stride 1. */
-enum { BLOCK = 16 };
+enum { BLOCK = 20 }; /* pixels of the largest block */
 
 /* ---- forward ------------------------------------------------------------------------------- */
 
@@ -98,51 +95,97 @@ V_INLINE void forward_block(const dd_depthwise *d, int k, int stride, int pixels
     finish_block(d, sum, pixels, x, ch, n);
 }
 
-/* All blocks of a size, from x on, for every channel; k, stride and pixels are constants. Returns
- * where it stopped. The arguments come as a copy: the compiler then knows that stores leave them
- * be. */
-V_INLINE int64_t forward_blocks(const dd_depthwise d, int k, int stride, int pixels, int64_t x) {
-    for (; x + pixels <= d.width; x += pixels) {
+/* `blocks` neighbouring blocks from x on; k, stride and pixels are constants. The arguments come as
+ * a copy: the compiler then knows that stores leave them be. */
+V_INLINE void forward_blocks(const dd_depthwise d, int k, int stride, int pixels, int64_t x,
+                             int64_t blocks) {
+    for (; blocks > 0; blocks--, x += pixels) {
         int ch = 0;
         for (; ch + VL <= d.c; ch += VL)
             forward_block(&d, k, stride, pixels, x, ch, VL);
         if (ch < d.c)
             forward_block(&d, k, stride, pixels, x, ch, d.c - ch);
     }
-    return x;
 }
 
-/* Each tuned (k, stride) has a function a block size: in one function for all, the compiler runs
- * out of general registers and keeps addresses in vector ones. */
-#define FORWARD_BLOCKS(k, stride, pixels)                                                          \
-    DD_RARE int64_t forward_k##k##s##stride##x##pixels(const dd_depthwise *d, int64_t x) {         \
-        return forward_blocks(*d, k, stride, pixels, x);                                           \
-    }
-#define FORWARD_ROW(k, stride, wide)                                                               \
-    FORWARD_BLOCKS(k, stride, 8)                                                                   \
-    FORWARD_BLOCKS(k, stride, 4)                                                                   \
-    FORWARD_BLOCKS(k, stride, 2)                                                                   \
-    FORWARD_BLOCKS(k, stride, 1)                                                                   \
-    static void forward_k##k##s##stride(const dd_depthwise *d) {                                   \
-        int64_t x = wide;                                                                          \
-        x = forward_k##k##s##stride##x8(d, x);                                                     \
-        x = forward_k##k##s##stride##x4(d, x);                                                     \
-        x = forward_k##k##s##stride##x2(d, x);                                                     \
-        forward_k##k##s##stride##x1(d, x);                                                         \
-    }
-/* Pixels 512 bytes apart fall on eight sets of a first-level cache of 48 KB: a block of 16 for k =
- * 5 does not fit there. */
+/* Block sizes, largest first: sums, a row of weights and an input must fit into the registers, and
+ * with less than eight sums the units wait for each other. With stride 2 a block meets twice the
+ * pixels, so that smaller ones are better. A function each: in one for all, the compiler runs out
+ * of general registers and keeps addresses in vector ones. */
 #if V_REGISTERS >= 32
-FORWARD_BLOCKS(3, 1, 16)
-FORWARD_BLOCKS(5, 1, 16)
-FORWARD_ROW(3, 1, forward_k3s1x16(d, 0))
-FORWARD_ROW(5, 1, d->pitch % 128 != 0 ? forward_k5s1x16(d, 0) : 0)
+#define SIZES_K3S1(X) X(3, 1, 20) X(3, 1, 16) X(3, 1, 13) X(3, 1, 10) SMALL_SIZES(X, 3, 1)
+#define SIZES_K5S1(X) X(5, 1, 20) X(5, 1, 16) X(5, 1, 13) X(5, 1, 10) SMALL_SIZES(X, 5, 1)
+#define SIZES_K3S2(X) X(3, 2, 13) X(3, 2, 10) SMALL_SIZES(X, 3, 2)
+#define SIZES_K5S2(X) X(5, 2, 13) X(5, 2, 10) SMALL_SIZES(X, 5, 2)
+#elif VL > 1
+#define SIZES_K3S1(X) X(3, 1, 12) X(3, 1, 10) SMALL_SIZES(X, 3, 1)
+#define SIZES_K5S1(X) X(5, 1, 10) SMALL_SIZES(X, 5, 1)
+#define SIZES_K3S2(X) X(3, 2, 10) SMALL_SIZES(X, 3, 2)
+#define SIZES_K5S2(X) X(5, 2, 10) SMALL_SIZES(X, 5, 2)
 #else
-FORWARD_ROW(3, 1, 0)
-FORWARD_ROW(5, 1, 0)
+#define SIZES_K3S1(X) SMALL_SIZES(X, 3, 1)
+#define SIZES_K5S1(X) SMALL_SIZES(X, 5, 1)
+#define SIZES_K3S2(X) SMALL_SIZES(X, 3, 2)
+#define SIZES_K5S2(X) SMALL_SIZES(X, 5, 2)
 #endif
-FORWARD_ROW(3, 2, 0)
-FORWARD_ROW(5, 2, 0)
+#define SMALL_SIZES(X, k, stride) X(k, stride, 8) X(k, stride, 5) X(k, stride, 3) X(k, stride, 1)
+
+typedef struct block_function {
+    int pixels;
+    void (*run)(const dd_depthwise *d, int64_t x, int64_t blocks);
+} block_function;
+
+#define BLOCK_FUNCTION(k, stride, pixels)                                                          \
+    DD_RARE void forward_k##k##s##stride##x##pixels(const dd_depthwise *d, int64_t x,              \
+                                                    int64_t blocks) {                              \
+        forward_blocks(*d, k, stride, pixels, x, blocks);                                          \
+    }
+#define BLOCK_SLOT(k, stride, pixels) {pixels, forward_k##k##s##stride##x##pixels},
+SIZES_K3S1(BLOCK_FUNCTION)
+SIZES_K3S2(BLOCK_FUNCTION)
+SIZES_K5S1(BLOCK_FUNCTION)
+SIZES_K5S2(BLOCK_FUNCTION)
+static const block_function forward_k3s1[] = {SIZES_K3S1(BLOCK_SLOT)};
+static const block_function forward_k3s2[] = {SIZES_K3S2(BLOCK_SLOT)};
+static const block_function forward_k5s1[] = {SIZES_K5S1(BLOCK_SLOT)};
+static const block_function forward_k5s2[] = {SIZES_K5S2(BLOCK_SLOT)};
+
+/* The smallest block that covers `pixels`; `f` does. */
+static const block_function *smallest_block(const block_function *f, int64_t pixels) {
+    while (f->pixels > 1 && f[1].pixels >= pixels)
+        f++;
+    return f;
+}
+
+/* A row is cut into blocks of one size; what is left over gets the smallest block that covers it,
+ * moved back until it ends with the row: some results are made twice. Of the sizes the one that
+ * computes least is taken, a block's own cost counted as BLOCK_COST pixels. Pixels whole multiples
+ * of 512 bytes apart fall on eight sets of a first-level cache of 48 KB, too few for large blocks.
+ */
+enum { BLOCK_COST = 3 };
+static void forward_row(const dd_depthwise *d, const block_function *f) {
+    const int most = d->pitch % 128 == 0 ? 8 : BLOCK;
+    const block_function *best = NULL, *rest = NULL;
+    int64_t least = 0;
+    for (;; f++) {
+        if (f->pixels <= d->width && f->pixels <= most) {
+            const int64_t left = d->width % f->pixels;
+            const block_function *tail = left ? smallest_block(f, left) : NULL;
+            const int64_t cost = d->width / f->pixels * (f->pixels + BLOCK_COST) +
+                                 (tail ? tail->pixels + BLOCK_COST : 0);
+            if (!best || cost < least) {
+                best = f;
+                rest = tail;
+                least = cost;
+            }
+        }
+        if (f->pixels == 1)
+            break;
+    }
+    best->run(d, 0, d->width / best->pixels);
+    if (rest)
+        rest->run(d, d->width - rest->pixels, 1);
+}
 
 /* Any k and stride: four pixels at a time, or one, with a load a tap. */
 V_INLINE void forward_any_block(const dd_depthwise *d, int pixels, int64_t x, int ch, int n) {
@@ -178,14 +221,16 @@ static void forward_any(const dd_depthwise *d) {
 }
 
 static void forward(const dd_depthwise *d) {
+    if (d->width <= 0)
+        return;
     if (d->k == 3 && d->stride == 1)
-        forward_k3s1(d);
+        forward_row(d, forward_k3s1);
     else if (d->k == 3 && d->stride == 2)
-        forward_k3s2(d);
+        forward_row(d, forward_k3s2);
     else if (d->k == 5 && d->stride == 1)
-        forward_k5s1(d);
+        forward_row(d, forward_k5s1);
     else if (d->k == 5 && d->stride == 2)
-        forward_k5s2(d);
+        forward_row(d, forward_k5s2);
     else
         forward_any(d);
 }
