@@ -270,3 +270,42 @@ def test_every_operator_of_the_table_has_a_case() -> None:
 @pytest.mark.parametrize("op", sorted(set(ROWS) & set(OPS)))
 def test_row_knows_every_attribute(op: str) -> None:
     assert ROWS[op][1] == {f["name"] for f in OPS[op]["fields"]}
+
+
+# ---- what is refused ----------------------------------------------------------------------------
+
+
+def refused(nodes: list[tuple[str, dict[str, Any]]], opset: int = 17) -> str:
+    """The error for a chain of nodes on a map."""
+    store, graph = _core.Store(), _core.Graph()
+    value = graph.input("x", "f32", [-1, -1, -1, 8])
+    for i, (op, params) in enumerate(nodes):
+        inputs = [value, value] if op == "unary_dx" else [value]
+        value = graph.node(op, f"node{i}", inputs, params)[0]
+    graph.output("y", value)
+    with pytest.raises(Error) as caught:
+        from_graph(graph, store, [("x", ("f32", (-1, -1, -1, 8)))], opset=opset)
+    return str(caught.value)
+
+
+def test_all_refused_nodes_are_named_at_once() -> None:
+    wrap = {"before": [0, 1, 1, 0], "after": [0, 0, 0, 0], "mode": "wrap"}
+    pool = {"kernel": [2, 2], "dilation": [2, 2], "stride": [1, 1]}
+    text = refused(
+        [
+            ("unary", {"kind": "relu"}),
+            ("pad", wrap),
+            ("unary_dx", {"kind": "relu"}),
+            ("unary", {"kind": "exp"}),
+            ("avg_pool", pool),
+        ]
+    )
+    assert "3 nodes have no ONNX form" in text
+    for part in ("pad 'node1': mode wrap needs opset 19", "unary_dx 'node2'", "avg_pool 'node4'"):
+        assert part in text
+    assert "unary_dx" in refused([("unary_dx", {"kind": "relu"})], opset=21)
+
+
+def test_attribute_that_a_row_does_not_know_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROWS, "softmax", (ROWS["softmax"][0], frozenset()))
+    assert "softmax 'node0': axis is 1" in refused([("softmax", {"axis": 1})])

@@ -23,7 +23,7 @@ from deepseek_det.errors import Error
 from deepseek_det.onnx import export_head as head
 from deepseek_det.onnx import export_moves
 from deepseek_det.onnx.export_axes import InputType, Places, channels_first, native
-from deepseek_det.onnx.export_ops import ROWS, Call
+from deepseek_det.onnx.export_ops import ROWS, Call, Refused
 from deepseek_det.onnx.writer import ELEMENT, FLOAT, FLOAT16, OPSETS, Port, Writer, package
 
 if TYPE_CHECKING:
@@ -64,24 +64,27 @@ def add_nodes(graph: _core.Graph, places: Places) -> None:
 
     Raises Error with every operator and attribute that has no ONNX form, all of them at once.
     """
-    refused = [text for node in graph.nodes() if (text := _refusal(node))]
-    if refused:
-        raise Error("export: " + "; ".join(refused))
+    initial = {row["name"]: {f["name"]: f["initial"] for f in row["fields"]} for row in _core.ops()}
+    refused: list[str] = []
     for node in graph.nodes():
-        ROWS[node["op"]][0](Call(node, places))
+        call = Call(node, places)
+        try:
+            _check(call, initial[call.op])
+            ROWS[call.op][0](call)
+        except Refused as reason:
+            refused.append(str(reason))
+            for slot in range(len(call.outputs)):  # what follows is looked at all the same
+                call.out("", slot=slot)
+    if refused:
+        raise Error(f"export: {len(refused)} nodes have no ONNX form: " + "; ".join(refused))
 
 
-def _refusal(node: Any) -> str:
-    """Why a node can't be written; "" where it can."""
-    if node["op"] not in ROWS:
-        return f"{node['op']} ({node['name']}) has no ONNX form"
-    known = ROWS[node["op"]][1]
-    row = next(r for r in _core.ops() if r["name"] == node["op"])
-    for field in row["fields"]:
-        name, value = field["name"], node["params"].get(field["name"])
-        if name not in known and value != field["initial"]:
-            return f"{node['op']} ({node['name']}) has no ONNX form for {name}={value!r}"
-    return ""
+def _check(call: Call, initial: Mapping[str, Any]) -> None:
+    if call.op not in ROWS:
+        raise call.fail("an operator for training")
+    for name, value in call.p.items():
+        if name not in ROWS[call.op][1] and value != initial[name]:
+            raise call.fail(f"{name} is {value!r}")
 
 
 def from_graph(

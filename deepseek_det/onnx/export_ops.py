@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from deepseek_det.errors import Error
 from deepseek_det.onnx.export_axes import Order, Places, channels_first, native
 from deepseek_det.onnx.writer import BOOL, INT32, UINT8, Writer
+
+
+class Refused(Exception):
+    """A node that has no ONNX form; the message names it."""
 
 
 class Call:
@@ -75,9 +78,9 @@ class Call:
         """Says that the output is input 0, with its axes in `order`."""
         self.places.share(self.outputs[0], self.inputs[0], order)
 
-    def fail(self, text: str) -> Error:
-        """An error that names the node."""
-        return Error(f"export: {self.op} {self.name!r}: {text}")
+    def fail(self, text: str) -> Refused:
+        """Why the node can't be written, with its name."""
+        return Refused(f"{self.op} {self.name!r}: {text}")
 
 
 Row = Callable[[Call], None]
