@@ -241,7 +241,8 @@ def _voc_xml(record: Record, name: str, names: Sequence[str]) -> str:
 
 
 def _write_yolo(sets: Sequence[Dataset], folder: Path, done: Conversion) -> None:
-    content: dict[str, Any] = {"path": "."}
+    # No "path": readers then start at the file itself; of "." some make the current folder.
+    content: dict[str, Any] = {}
     for data in sets:
         names = _file_names(data)
         _copy_images(data, names, folder / "images" / data.split)
