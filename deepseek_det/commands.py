@@ -209,7 +209,6 @@ def _picture_name(r: Results, taken: set[str]) -> str:
 
 def export(call: Call) -> Made:
     """Writes an ONNX file; under --verify, one that differs from the model is exit 1."""
-    from deepseek_det.onnx.export import Options
     from deepseek_det.onnx.verify import verify
 
     detector = Detector(call.model)
@@ -219,7 +218,7 @@ def export(call: Call) -> Made:
     call.tell(f"{path}: {made['bytes']:,} bytes, opset {call.opset}")
     if not call.verify:
         return made, ""
-    found = verify(detector, path, call.source, Options(**given))
+    found = verify(detector, path, call.source, **call.only("conf", "iou", "max_det"))
     call.tell(str(found))
     made["verified"] = {"ok": found.ok, "detections": found.count, **found.worst()}
     return made, "" if found.ok else f"export: verify: {found.verdict()}"

@@ -275,7 +275,7 @@ def test_real_images_have_the_boxes_of_predict(
     small: dd.Detector, data_root: Path, tmp_path: Path, nms: bool
 ) -> None:
     path = small.export(tmp_path / "x.onnx", nms=nms)
-    found = verify(small, path, [str(p) for p in real_images(data_root)], Options(nms=nms))
+    found = verify(small, path, [str(p) for p in real_images(data_root)])
     print(found)
     assert found.ok and found.count > 200
     assert found.worst()["box_px"] <= 0.05 and found.worst()["score"] <= 1e-4
@@ -287,7 +287,7 @@ def test_real_images_have_the_boxes_of_predict(
 def test_verify_needs_no_images_and_finds_something(tiny: dd.Detector, tmp_path: Path) -> None:
     for options in ({}, {"nms": True}, {"nms": True, "conf": 0.999}):
         path = tiny.export(tmp_path / "x.onnx", **options)
-        found = verify(tiny, path, options=Options(**options))
+        found = verify(tiny, path)
         assert found.ok and len(found.rows) == DRAWN and found.count > 0
         assert found.conf == (0.001 if "conf" in options else 0.25)
         assert "agrees with predict" in str(found)
@@ -302,6 +302,15 @@ def test_verify_tells_another_detectors_file(tiny: dd.Detector, tmp_path: Path) 
     found = verify(tiny, path)
     assert not found.ok and found.worst()["score"] > 1e-4
     assert "DIFFERS from" in str(found) and "too much" in str(found)
+
+
+def test_verify_refuses_a_file_that_is_no_detectors(tiny: dd.Detector, tmp_path: Path) -> None:
+    path = dd.models.mobilenetv3(size="small").export(tmp_path / "b.onnx")
+    with pytest.raises(Error, match="is no file of a detector: its metadata lack 'imgsz'"):
+        verify(tiny, path)
+    (tmp_path / "c.onnx").write_bytes(b"nothing")
+    with pytest.raises(Error, match="onnxruntime refuses the file"):
+        verify(tiny, tmp_path / "c.onnx")
 
 
 # ---- refusals -----------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ compared is what a user gets: detections in the original image, after NMS where 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ PRE_NMS = 4096
 """Candidates that `predict`'s NMS looks at."""
 DRAWN = 4
 """Images that are drawn where none are given."""
+BATCH = 4
+"""Images that go through the file at once."""
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
@@ -130,21 +134,40 @@ def verify(
     detector: Detector,
     path: str | os.PathLike[str],
     source: Any = None,
-    options: Options | None = None,
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
 ) -> Verification:
-    """Compares a file of the detector with its `predict`, image by image.
+    """Compares a file that `Detector.export` wrote with the detector's `predict`.
 
-    source: images as `Detector.predict` takes them; None: a few that are drawn. options: those that
-    the file was written with. Where nothing is found above their `conf`, LOW stands for it, in the
-    file too. Raises Error without onnxruntime.
+    source: images as `Detector.predict` takes them; None: a few that are drawn. conf, iou, max_det:
+    of the NMS behind a file that has none inside; one that has says its own. Where nothing is found
+    above conf, LOW stands for it, in the file too.
+    Raises Error without onnxruntime, and for a file that says too little of itself.
     """
-    options = (options or Options()).checked(detector)
-    images = _images(source, int(options.imgsz or 0))
-    found = _compare(detector, session(path), images, options, os.fspath(path))
+    run = session(path)
+    options = _options_of(run, os.fspath(path), Options(conf=conf, iou=iou, max_det=max_det))
+    options = options.checked(detector)
+    found = _compare(detector, run, source, options, os.fspath(path))
     if found.count or options.conf <= LOW:
         return found
     low = replace(options, conf=LOW)
-    return _compare(detector, session(_lowered(path)), images, low, os.fspath(path))
+    return _compare(detector, session(_lowered(path)), source, low, os.fspath(path))
+
+
+def _options_of(run: Any, path: str, given: Options) -> Options:
+    """What a file's metadata say of it, and `given` for the rest."""
+    facts = run.get_modelmeta().custom_metadata_map
+    try:
+        size, nms = int(facts["imgsz"]), facts["nms"] == "true"
+        if not nms:
+            return replace(given, imgsz=size)
+        conf, iou = float(facts["conf"]), float(facts["iou"])
+        return Options(nms=True, conf=conf, iou=iou, max_det=int(facts["max_det"]), imgsz=size)
+    except (KeyError, ValueError) as error:
+        raise Error(
+            f"export: verify: {path} is no file of a detector: its metadata lack {error}"
+        ) from None
 
 
 def _lowered(path: str | os.PathLike[str]) -> bytes:
@@ -158,35 +181,38 @@ def _lowered(path: str | os.PathLike[str]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-Images = tuple[list[str], npt.NDArray[np.uint8], npt.NDArray[np.float32]]
-
-
-def _compare(detector: Detector, run: Any, images: Images, o: Options, path: str) -> Verification:
-    names, pixels, maps = images
-    batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
-    together = run.run(None, {INPUT: batch})[0]
-    rows = []
-    for i, name in enumerate(names):
-        one = slice(i, i + 1)
-        alone = detections(run.run(None, {INPUT: batch[one]})[0], maps[one], o)[0]
-        shared = detections(together[one], maps[one], o)[0]
-        ours = _predicted(detector, pixels[one], maps[one], o)
-        both = (*differences(ours, alone, o), *differences(alone, shared, o))
-        rows.append(Comparison(name, len(ours[1]), *both))
+def _compare(detector: Detector, run: Any, source: Any, o: Options, path: str) -> Verification:
+    rows: list[Comparison] = []
+    for names, pixels, maps in _batches(source, int(o.imgsz or 0)):
+        batch = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+        together = run.run(None, {INPUT: batch})[0]
+        for i, name in enumerate(names):
+            one = slice(i, i + 1)
+            alone = detections(run.run(None, {INPUT: batch[one]})[0], maps[one], o)[0]
+            shared = detections(together[one], maps[one], o)[0]
+            ours = _predicted(detector, pixels[one], maps[one], o)
+            both = (*differences(ours, alone, o), *differences(alone, shared, o))
+            rows.append(Comparison(name, len(ours[1]), *both))
     return Verification(path, o.conf, rows)
 
 
-def _images(source: Any, size: int) -> Images:
-    """Names, letterboxed pixels and the ways back, as `predict` prepares them."""
+def _batches(
+    source: Any, size: int
+) -> Iterator[tuple[list[str], npt.NDArray[np.uint8], npt.NDArray[np.float32]]]:
+    """Names, letterboxed pixels and the ways back, BATCH at a time, as `predict` prepares them."""
     from deepseek_det.predict import _items, _prepare
 
-    images = _drawn() if source is None else source
-    ready = [_prepare(item, size) for item in _items(images)]
-    names = [
-        Path(r.item.path).name if r.item.path else f"{'drawn' if source is None else 'image'} {i}"
-        for i, r in enumerate(ready)
-    ]
-    return names, np.stack([r.pixels for r in ready]), np.array([r.map for r in ready], np.float32)
+    items = _items(_drawn() if source is None else source)
+    number = 0
+    while chunk := list(islice(items, BATCH)):
+        ready = [_prepare(item, size) for item in chunk]
+        names = []
+        for r in ready:
+            unnamed = f"{'drawn' if source is None else 'image'} {number}"
+            names.append(Path(r.item.path).name if r.item.path else unnamed)
+            number += 1
+        maps = np.array([r.map for r in ready], np.float32)
+        yield names, np.stack([r.pixels for r in ready]), maps
 
 
 def _drawn() -> list[npt.NDArray[np.uint8]]:
