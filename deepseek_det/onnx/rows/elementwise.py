@@ -291,11 +291,8 @@ def _row_of_two(kind: str) -> Row:
 
 def _row_of_comparison(kind: str) -> Row:
     def row(b: Builder, node: Node) -> list[Value]:
-        values: list[Value] = [b.value(node, 0), b.value(node, 1)]
-        for i, v in enumerate(values):  # bytes are exact as floats
-            if isinstance(v, Val) and v.dtype in ("u8", "s8", "bool"):
-                values[i] = converted(b, v, "f32")
-        return [replace(binary(b, kind, *values), dtype="bool")]
+        ids, like = typed(b, [b.value(node, 0), b.value(node, 1)])
+        return [replace(like, id=b.emit("binary", ids, {"kind": kind}), dtype="bool")]
 
     return row
 
@@ -330,43 +327,43 @@ operator("Mean", inputs=(1, 256))(_of_many("add", mean=True))
 @operator("Where", inputs=(3, 3))
 def where(b: Builder, node: Node) -> list[Value]:
     values = [b.value(node, i) for i in range(3)]
-    kinds = [v.dtype for v in values[1:] if isinstance(v, Val)] or ["f32"]
-    if len(set(kinds)) > 1:
-        raise ValueError(f"x and y are {kinds}")
+    found = [v.dtype for v in values[1:] if isinstance(v, Val)] or ["f32"]
+    ids, like = typed(b, values, ["bool", found[0], found[0]])
+    return [replace(like, id=b.emit("where", ids, {}), dtype=found[0])]
+
+
+def typed(b: Builder, values: Sequence[Value], dtypes: Sequence[str] = ()) -> tuple[list[int], Val]:
+    """As `together`, of these types; none: all of the first value's. Constants are converted."""
+    if not dtypes:
+        dtypes = [next((v.dtype for v in values if isinstance(v, Val)), "f32")] * len(values)
+    for value, dtype in zip(values, dtypes, strict=True):
+        if isinstance(value, Val) and value.dtype != dtype:
+            raise ValueError(f"an operand is {value.dtype}, {dtype} is needed")
     ids, like = together(b, values)
-    # Constants lie in the store as floats.
-    wanted = ("u8", stored_type(kinds[0]), stored_type(kinds[0]))
-    for i, (value, dtype) in enumerate(zip(values, wanted, strict=True)):
-        if isinstance(value, Const) and dtype != "f32":
-            ids[i] = b.emit("cast", [ids[i]], {"dtype": dtype})
-    return [replace(like, id=b.emit("where", ids, {}), dtype=kinds[0])]
+    for i, (value, dtype) in enumerate(zip(values, dtypes, strict=True)):
+        if isinstance(value, Const) and dtype != "f32":  # the store holds floats
+            ids[i] = b.emit("cast", [ids[i]], {"dtype": stored_type(dtype)})
+    return ids, like
 
 
 def _row_of_truth(kind: str) -> Row:
-    """On 0 and 1: and is the product, or the maximum, xor the difference."""
-
     def row(b: Builder, node: Node) -> list[Value]:
-        values: list[Value] = []
-        for i in (0, 1):
-            v = b.value(node, i)
-            values.append(converted(b, v, "f32") if isinstance(v, Val) else v)
-        made = binary(b, kind, *values)
-        if kind == "not_equal":
-            return [replace(made, dtype="bool")]
-        return [replace(converted(b, made, "u8"), dtype="bool")]
+        ids, like = typed(b, [b.value(node, 0), b.value(node, 1)], ["bool", "bool"])
+        return [replace(like, id=b.emit("binary", ids, {"kind": kind}), dtype="bool")]
 
     return row
 
 
-for _name, _kind in {"And": "mul", "Or": "max", "Xor": "not_equal"}.items():
+for _name, _kind in {"And": "and", "Or": "or", "Xor": "xor"}.items():
     operator(_name, inputs=(2, 2))(_row_of_truth(_kind))
 
 
 @operator("Not")
 def not_(b: Builder, node: Node) -> list[Value]:
-    v = converted(b, b.val(node, 0), "f32")
-    zero = number(Const("", np.zeros(1, np.float32)))
-    return [replace(binary(b, "equal", v, zero), dtype="bool")]
+    """It equals false."""
+    false = number(Const("", np.zeros(1, np.float32)))
+    ids, like = typed(b, [b.val(node, 0), false], ["bool", "bool"])
+    return [replace(like, id=b.emit("binary", ids, {"kind": "equal"}), dtype="bool")]
 
 
 # ---- types ------------------------------------------------------------------------------------
