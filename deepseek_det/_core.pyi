@@ -416,3 +416,7 @@ def optim_apply(
     ema_rate: float = 0.0,
     step: int,
 ) -> float: ...
+
+# ---- files (py_io.c)
+
+def torch_read(data: bytes, name: str, /) -> Any: ...

@@ -1,5 +1,6 @@
 """Checkpoints: what is written comes back, nothing else is let in, nothing is half written."""
 
+import collections
 import errno
 import io
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepseek_det import Error, _torchfile, checkpoint, nn
+from deepseek_det import Error, _core, _torchfile, checkpoint, nn
 from deepseek_det.model import Model
 
 META = {
@@ -242,6 +243,46 @@ def test_tensors_of_one_storage_share_memory() -> None:
     np.testing.assert_array_equal(_torchfile.loads(turned, "x")["w"], [[0, 3], [1, 4], [2, 5]])
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_values_of_every_pickle_come_back(protocol: int) -> None:
+    shared = ["é" * 70_000, 2**31, -(2**31), 2**63, -(2**63) - 1, 10**80, -1, 255, 256, 65536]
+    value = {
+        "shared": [shared, shared],
+        7: (None, True, False, 1.5, -0.0, float("inf"), (), [], {}, (1,), (1, 2), (1, 2, 3)),
+        "ordered": collections.OrderedDict(a=1, b=collections.OrderedDict()),
+        "many": [*range(3000), {i: str(i) for i in range(1500)}],
+    }
+    live = _core._alloc_live()
+    back = _torchfile.loads(torch_file({"data.pkl": pickle.dumps(value, protocol)}), "x.pt")
+    assert back == value
+    assert back["shared"][0] is back["shared"][1]
+    assert list(back) == list(value)
+    assert _core._alloc_live() == live
+
+
+def test_values_that_hold_themselves_come_back_so() -> None:
+    ring: list[Any] = [1]
+    ring.append({"ring": (ring,)})
+    back = _torchfile.loads(torch_file({"data.pkl": pickle.dumps(ring, 2)}), "x.pt")
+    assert back[1]["ring"][0] is back
+
+
+def test_read_with_each_allocation_failing_raises_and_leaks_nothing() -> None:
+    data = _torchfile.dumps({"a": [1, ("x", STATE["w"])], "b": STATE["empty"]})
+    live = _core._alloc_live()
+    for n in range(1, 1000):
+        _core._alloc_fail_at(n)
+        try:
+            _torchfile.loads(data, "x.pt")
+            break
+        except MemoryError:
+            pass
+        finally:
+            _core._alloc_fail_at(0)
+        assert _core._alloc_live() == live
+    assert 3 < n < 1000
+
+
 def test_big_endian_files_are_turned() -> None:
     members = {
         "data.pkl": tensor_pickle((6,), (1,)),
@@ -260,7 +301,7 @@ def test_big_endian_files_are_turned() -> None:
         (b"", "is empty"),
         (b"a text file, quite long enough to be something", "is no checkpoint: it starts with"),
         (b"PK\x03\x04 not really a zip", "truncated or damaged"),
-        (_torchfile._LEGACY + b"rest", "before 1.6"),
+        (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.rest", "before 1.6"),
         (b"\x80\x04\x95 a bare pickle", "is no checkpoint"),
         (torch_file({"other": b"x"}), "no data.pkl"),
         (torch_file({"data.pkl": b"\x80\x02}."}, compress=zipfile.ZIP_DEFLATED), "is compressed"),

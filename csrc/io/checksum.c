@@ -21,6 +21,18 @@ static uint32_t turned(uint32_t x, int n) {
     return x >> n | x << (32 - n);
 }
 
+/* One round. The standard moves all eight variables along by one; here they stay in registers and
+ * the caller turns the names instead. */
+static inline void sha256_round(const uint32_t *a, const uint32_t *b, const uint32_t *c,
+                                uint32_t *d, const uint32_t *e, const uint32_t *f,
+                                const uint32_t *g, uint32_t *h, int t, const uint32_t w[64]) {
+    uint32_t s1 = turned(*e, 6) ^ turned(*e, 11) ^ turned(*e, 25);
+    uint32_t t1 = *h + s1 + ((*e & *f) ^ (~*e & *g)) + round_constants[t] + w[t];
+    uint32_t s0 = turned(*a, 2) ^ turned(*a, 13) ^ turned(*a, 22);
+    *d += t1;
+    *h = t1 + s0 + ((*a & *b) ^ (*a & *c) ^ (*b & *c));
+}
+
 /* One block of 64 bytes into the state; the names are the standard's. */
 static void sha256_block(uint32_t state[8], const uint8_t *block) {
     uint32_t w[64], v[8];
@@ -33,15 +45,15 @@ static void sha256_block(uint32_t state[8], const uint8_t *block) {
         w[t] = w[t - 16] + s0 + w[t - 7] + s1;
     }
     memcpy(v, state, sizeof v);
-    for (int t = 0; t < 64; t++) {
-        uint32_t a = v[0], e = v[4];
-        uint32_t s1 = turned(e, 6) ^ turned(e, 11) ^ turned(e, 25);
-        uint32_t t1 = v[7] + s1 + ((e & v[5]) ^ (~e & v[6])) + round_constants[t] + w[t];
-        uint32_t s0 = turned(a, 2) ^ turned(a, 13) ^ turned(a, 22);
-        uint32_t t2 = s0 + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += t1;
-        v[0] = t1 + t2;
+    for (int t = 0; t < 64; t += 8) {
+        sha256_round(&v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], t, w);
+        sha256_round(&v[7], &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], &v[6], t + 1, w);
+        sha256_round(&v[6], &v[7], &v[0], &v[1], &v[2], &v[3], &v[4], &v[5], t + 2, w);
+        sha256_round(&v[5], &v[6], &v[7], &v[0], &v[1], &v[2], &v[3], &v[4], t + 3, w);
+        sha256_round(&v[4], &v[5], &v[6], &v[7], &v[0], &v[1], &v[2], &v[3], t + 4, w);
+        sha256_round(&v[3], &v[4], &v[5], &v[6], &v[7], &v[0], &v[1], &v[2], t + 5, w);
+        sha256_round(&v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[0], &v[1], t + 6, w);
+        sha256_round(&v[1], &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], &v[0], t + 7, w);
     }
     for (int i = 0; i < 8; i++)
         state[i] += v[i];
