@@ -135,6 +135,19 @@ def test_every_opset_says_the_same(tiny: dd.Detector, opset: int, nms: bool) -> 
     np.testing.assert_allclose(run(model, images), run(base, images), rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("opset", [13, 17, 21])
+def test_onnx_own_evaluator_says_the_same(tiny: dd.Detector, opset: int, dynamic: bool) -> None:
+    """The onnx package's reference in NumPy, which knows no engine's liberties."""
+    from onnx.reference import ReferenceEvaluator
+
+    images = noise(2, 96, 96)
+    model = from_detector(tiny, Options(opset=opset, dynamic=dynamic))
+    batch = images.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    got = ReferenceEvaluator(model).run(None, {"images": batch})[0]
+    np.testing.assert_allclose(got, expected(tiny, images), rtol=1e-5, atol=1e-3)
+
+
 # ---- numbers ------------------------------------------------------------------------------------
 
 
