@@ -85,6 +85,17 @@ def resizes(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
     return [m("b", nn.Conv2d(9, 4, 1))(down + a), corners, odd, nn.relu(cubic), up]
 
 
+def bottlenecks(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
+    """YOLOX's: an activation, then the sum, behind products of every kind."""
+    a = nn.unary(m("a", nn.Conv2d(5, 8, 1))(x), "silu")
+    b = nn.unary(m("b", nn.Conv2d(8, 8, 1))(a), "silu") + a
+    c = m("c", nn.Conv2d(8, 8, 3, 1, 1, groups=8))(b)
+    c = nn.unary(m("d", nn.Conv2d(8, 8, 1))(nn.relu(c)), "silu") + b
+    d = nn.unary(m("e", nn.Conv2d(8, 8, 3, 1, 1))(c), "leaky_relu", a=0.1) + c
+    e = d + nn.relu(m("f", nn.Conv2d(8, 8, 3, 1, 1, groups=2))(d))
+    return m("g", nn.Conv2d(8, 3, 1))(e)
+
+
 def cuts(m: Callable[..., nn.Module], x: nn.Value) -> list[nn.Value]:
     """Pieces of channels and rows, as windows and as copies."""
     a = m("a", nn.Conv2d(5, 12, 3, 1, 1))(x)
@@ -136,6 +147,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: Blocks(attention),
     "arithmetic": lambda: Blocks(arithmetic),
     "resizes": lambda: Blocks(resizes),
+    "bottlenecks": lambda: Blocks(bottlenecks),
     "cuts": lambda: Blocks(cuts),
     "shuffle net": lambda: Blocks(shuffle_net),
 }

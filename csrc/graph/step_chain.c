@@ -154,7 +154,8 @@ static void project_pixels(const chain *t, int64_t y, int64_t x, int64_t count) 
                  .m = count,
                  .n = p->c_out,
                  .bias = dd_conv_bias(run, p),
-                 .act = s->residual >= 0 ? s->act_after : s->act,
+                 .act = dd_product_act(s),
+                 .act_first = s->act_first,
                  .n_end = p->c_out};
     if (s->residual >= 0) {
         g.ldr = run->plan->values[s->residual].pitch;

@@ -218,7 +218,8 @@ static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, 
                  .m = rows * c->ow,
                  .n = c->c_out,
                  .bias = dd_conv_bias(run, c),
-                 .act = s->residual >= 0 ? s->act_after : s->act,
+                 .act = dd_product_act(s),
+                 .act_first = s->act_first,
                  .n_end = c->c_out};
     dd_gemm_source(run, s->x, n, y, 0, &sources, &g);
     if (s->residual >= 0) {
@@ -255,7 +256,8 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
                      .m = c->ow,
                      .n = o,
                      .bias = bias ? bias + g * o : NULL,
-                     .act = s->residual >= 0 ? s->act_after : s->act,
+                     .act = dd_product_act(s),
+                     .act_first = s->act_first,
                      .n_end = o};
         if (s->residual >= 0) {
             m.residual = dd_row(run, s->residual, n, y) + g * o;
@@ -390,7 +392,7 @@ static size_t strip_bytes(const dd_conv *c, int rows) {
 /* Follows the convolution's result through what its store can do. */
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
     const dd_graph *g = plan->graph;
-    bool acted = false;
+    bool acted = false, act_first = !plan->graph->training && !c->winograd;
     while (plan->values[s->y].pending == DD_STORED && !dd_is_output(plan, s->y)) {
         int reader = dd_sole_reader(plan, s->y);
         if (reader < 0 || plan->taken[reader] || plan->values[g->nodes[reader].out[0]].pending)
@@ -403,13 +405,15 @@ void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
                 return;
             acted = true;
             *(s->residual >= 0 ? &s->act_after : &s->act) = act;
-        } else if (node->op == &dd_op_binary && s->residual < 0 && (!acted || c->depthwise) &&
+        } else if (node->op == &dd_op_binary && s->residual < 0 &&
+                   (!acted || c->depthwise || act_first) &&
                    ((const dd_binary_params *)node->params)->kind == DD_ADD) {
             int other = node->in[0] == s->y ? node->in[1] : node->in[0];
             if (other == s->y || plan->values[other].pending ||
                 !dd_type_equal(&plan->values[other].type, &plan->values[s->y].type))
                 return;
             s->residual = other;
+            s->act_first = acted && !c->depthwise;
             dd_step_reads(plan, s, other);
         } else {
             return;

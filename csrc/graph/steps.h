@@ -131,6 +131,7 @@ typedef struct dd_step {
     int conv;                   /* index in plan->convs; -1 */
     int x, y, residual;         /* value ids; -1 */
     dd_act act, act_after;      /* before and after the residual */
+    bool act_first;             /* of a matrix product with a residual: act it is, no act_after */
     int norm;                   /* norm whose sums the store makes; -1 */
     dd_norm_gradient reduction; /* of dx, made in the store */
     /* chain: conv is the depthwise one, x the source, (y, residual, act, act_after) the last's */
@@ -350,6 +351,10 @@ void dd_conv_use(dd_plan *plan, dd_conv *conv);
 size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *conv);
 void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *conv, const float *weight,
                       float *gathered, float *packed);
+/* The activation that a matrix product applies. */
+static inline dd_act dd_product_act(const dd_step *s) {
+    return s->residual >= 0 && !s->act_first ? s->act_after : s->act;
+}
 bool dd_conv_pointwise(const dd_conv *conv); /* 1×1 of stride 1, no padding, one group */
 const float *dd_conv_bias(const dd_run *run, const dd_conv *conv);
 dd_status dd_norm_record(dd_plan *plan, int node, int *norm); /* -1 where the steps can't run it */

@@ -313,6 +313,17 @@ typedef void (*tile_function)(const tile_job *t);
 #define TILE_SLOT(mr, nv) [nv][mr] = tile_##mr##x##nv,
 static const tile_function columns[MAX_NV + 1][MAX_MR + 1] = {TILES(TILE_SLOT)};
 
+static void add_rows(float *c, int64_t ldc, const float *residual, int64_t ldr, int64_t rows,
+                     int n) {
+    for (int64_t row = 0; row < rows; row++, c += ldc, residual += ldr) {
+        int i = 0;
+        for (; i + VL <= n; i += VL)
+            v_store(c + i, v_add(v_load(c + i), v_load(residual + i)));
+        if (i < n)
+            v_store_n(c + i, v_add(v_load_n(c + i, n - i), v_load_n(residual + i, n - i)), n - i);
+    }
+}
+
 /* All columns of C for `tiles` tiles of `mr` rows from `row` on. */
 static void block_run(const dd_gemm *g, int64_t row, int64_t tiles, int mr, int panel) {
     int64_t inner = (int64_t)g->segments * g->k;
@@ -325,14 +336,16 @@ static void block_run(const dd_gemm *g, int64_t row, int64_t tiles, int mr, int 
         t.b = g->b + first * inner;
         t.c = g->c + row * g->ldc + first;
         t.bias = g->bias ? g->bias + first : NULL;
-        t.residual = g->residual ? g->residual + row * g->ldr + first : NULL;
+        t.residual = g->residual && !g->act_first ? g->residual + row * g->ldr + first : NULL;
         t.last = width - (nv - 1) * VL;
         columns[nv][mr](&t);
     }
-    if (act_is_inline(g->act.kind))
-        return;
     float *c = g->c + row * g->ldc + g->n_begin;
-    DD_NAME(unary_rows_f32)(g->act, c, g->ldc, tiles * mr, n_end - g->n_begin);
+    if (!act_is_inline(g->act.kind))
+        DD_NAME(unary_rows_f32)(g->act, c, g->ldc, tiles * mr, n_end - g->n_begin);
+    if (g->residual && g->act_first)
+        add_rows(c, g->ldc, g->residual + row * g->ldr + g->n_begin, g->ldr, tiles * mr,
+                 n_end - g->n_begin);
 }
 
 /* M is cut into tiles as even as they can be, the taller ones first; the tiles into blocks whose

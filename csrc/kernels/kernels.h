@@ -95,6 +95,7 @@ typedef struct dd_gemm {
     const float *residual; /* (m, n) at pitch ldr, or NULL; may be c itself */
     int64_t ldr;
     dd_act act;
+    bool act_first; /* C = act(A·B + bias) + residual; residual is not c */
     bool accumulate;
     int n_begin, n_end; /* only these columns; multiples of gemm_f32_panel(n), or n. 0, 0: all */
 } dd_gemm;

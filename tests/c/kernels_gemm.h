@@ -73,10 +73,10 @@ static void gemm_element(const dd_gemm *g, const gemm_plain *p, int64_t m, int n
                             g->bias ? (double)g->bias[n] : 0,
                             g->residual ? (double)g->residual[m * g->ldr + n] : 0};
     for (int i = 0; i < 3; i++) {
-        sum += extra[i];
+        sum += i == 2 && g->act_first ? 0 : extra[i];
         size += fabs(extra[i]);
     }
-    *want = gemm_act(g->act, sum);
+    *want = gemm_act(g->act, sum) + (g->act_first ? extra[2] : 0);
     /* No activation here is steeper than 1.5; its own roundings are a few more units. */
     *bound = 1.5 * (gemm_rows(g) + 4) * 0x1p-24 * size + 0x1p-21 * fabs(*want);
 }
@@ -118,6 +118,7 @@ static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
                    .m = kernel_draw(k, 1, kernel_draw(k, 0, 9) ? 50 : 400),
                    .n = gemm_draw_columns(k),
                    .act = gemm_draw_act(k),
+                   .act_first = kernel_draw(k, 0, 3) == 0,
                    .accumulate = kernel_draw(k, 0, 3) == 0};
     g->k = (int)kernel_draw(k, 1, g->segments > 1 || g->m > 50 ? 16 : 90);
     g->lda = g->k + kernel_draw(k, 0, 9);
@@ -140,7 +141,7 @@ static void gemm_draw(kernel_check *k, dd_gemm *g, gemm_inputs *in) {
                              : kernel_matrix(k, rows, g->n, in->plain.row_step);
     in->bias = kernel_draw(k, 0, 1) ? kernel_floats(k, g->n) : NULL;
     in->c = kernel_matrix(k, g->m, g->n, g->ldc);
-    switch (kernel_draw(k, 0, 2)) {
+    switch (g->act_first ? 2 : kernel_draw(k, 0, 2)) {
     case 0:
         in->residual = NULL;
         break;
