@@ -298,7 +298,7 @@ def test_real_images_have_the_boxes_of_predict(
 
 
 def test_verify_needs_no_images_and_finds_something(tiny: dd.Detector, tmp_path: Path) -> None:
-    for options in ({}, {"nms": True}, {"nms": True, "conf": 0.999}):
+    for options in ({}, {"nms": True}, {"nms": True, "conf": 0.999, "iou": 0.999}):
         path = tiny.export(tmp_path / "x.onnx", **options)
         found = verify(tiny, path)
         assert found.ok and len(found.rows) == DRAWN and found.count > 0

@@ -49,38 +49,35 @@ def fixed_anchors(w: Writer, boxes: npt.NDArray[np.float32]) -> tuple[str, str]:
     """The anchors' centres and sides, (1, A, 2) each, for one image size."""
     corners = boxes.astype(np.float64)
     centre, side = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-    return tuple(  # type: ignore[return-value]
-        w.tensor(a[None].astype(np.float32), name)
-        for a, name in ((centre, "anchors.centre"), (side, "anchors.side"))
+    return (
+        w.tensor(centre[None].astype(np.float32), "anchors.centre"),
+        w.tensor(side[None].astype(np.float32), "anchors.side"),
     )
 
 
 def free_anchors(w: Writer, image: str, grids: Sequence[Grid]) -> tuple[str, str]:
     """As `fixed_anchors`, computed from the size of an image tensor (N, C, H, W)."""
     shape = w.node("Shape", [image], "image.shape")
-    parts = []
+    centres, sides = [], []
+    flat = w.sizes([1, -1, 2])
     for grid in grids:
-        row = _line(w, shape, 2, grid.stride, (1, 0))
-        column = _line(w, shape, 3, grid.stride, (0, 1))
-        # (rows, 1, 1, 2) with y, (1, columns, 1, 2) with x, a cell's anchors along the third axis
-        turned = w.node("Reshape", [row, w.sizes([-1, 1, 1, 2])], "anchors.rows")
-        flat = w.node("Reshape", [column, w.sizes([1, -1, 1, 2])], "anchors.columns")
-        cells = w.node("Add", [turned, flat], "anchors.cells")
-        sides = w.tensor(grid.sides[None, None], f"anchors.side.{grid.stride}")
-        nothing = w.constant(np.zeros_like(grid.sides)[None, None])
-        centre = w.node("Add", [cells, nothing], "anchors.spread")
-        shape_here = w.node("Shape", [centre], "anchors.shape")
-        side = w.node("Expand", [sides, shape_here], "anchors.spread")
-        rows = w.sizes([1, -1, 2])
-        parts.append([w.node("Reshape", [t, rows], "anchors.level") for t in (centre, side)])
-    return tuple(  # type: ignore[return-value]
-        w.node("Concat", [level[k] for level in parts], f"anchors.{name}", axis=1)
-        for k, name in enumerate(("centre", "side"))
+        # (rows, 1, 1, 2) with y and (1, columns, 1, 2) with x; a cell's anchors lie along axis 2
+        y = w.node("Reshape", [_line(w, shape, 2, grid.stride, (0, 1)), w.sizes([-1, 1, 1, 2])])
+        x = w.node("Reshape", [_line(w, shape, 3, grid.stride, (1, 0)), w.sizes([1, -1, 1, 2])])
+        cells = w.node("Add", [y, x], "anchors.cells")
+        cell = w.tensor(grid.sides[None, None], f"anchors.stride{grid.stride}")
+        centre = w.node("Add", [cells, w.constant(np.zeros((1, 1, len(grid.sides), 2)))])
+        side = w.node("Expand", [cell, w.node("Shape", [centre])])
+        centres.append(w.node("Reshape", [centre, flat], "anchors.level"))
+        sides.append(w.node("Reshape", [side, flat], "anchors.level"))
+    return (
+        w.node("Concat", centres, "anchors.centre", axis=1),
+        w.node("Concat", sides, "anchors.side", axis=1),
     )
 
 
 def _line(w: Writer, shape: str, axis: int, stride: int, unit: tuple[int, int]) -> str:
-    """(cells, 2): the centres along one axis of the image, in the column where `unit` has 0."""
+    """(cells, 2): the centres of the cells along one axis of the image, times `unit`."""
     size = w.node("Gather", [shape, w.constant(axis, np.int64)], "image.side", axis=0)
     more = w.node("Add", [size, w.constant(stride - 1, np.int64)], "image.side")
     cells = w.node("Div", [more, w.constant(stride, np.int64)], "cells")
@@ -88,7 +85,7 @@ def _line(w: Writer, shape: str, axis: int, stride: int, unit: tuple[int, int]) 
     number = w.node("Cast", [w.node("Range", ends, "cells")], "cells", to=FLOAT)
     centre = w.node("Mul", [w.node("Add", [number, w.constant(0.5)], "cells"), w.constant(stride)])
     wide = w.node("Unsqueeze", [centre, w.sizes([1])], "cells")
-    return w.node("Mul", [wide, w.constant([unit[1], unit[0]])], "cells")
+    return w.node("Mul", [wide, w.constant(unit)], "cells")
 
 
 def limits(w: Writer, image: str, size: int | None) -> str:
@@ -150,10 +147,11 @@ def _with_area(w: Writer, boxes: str, scores: str) -> str:
 def _survivors(w: Writer, boxes: str, scores: str, s: Suppression) -> str:
     """The scores (N, A, classes), 0 where NMS or `conf` takes the candidate out."""
     by_class = w.node("Transpose", [scores], "nms.by_class", perm=[0, 2, 1])
+    # each an initializer of its own, so that one can be changed in the file
     options = [
-        w.constant([s.max_det], np.int64, "max_det"),
-        w.constant([s.iou], np.float32, "iou"),
-        w.constant([s.conf], np.float32, "conf"),
+        w.tensor(np.array([s.max_det], np.int64), "nms.max_det"),
+        w.tensor(np.array([s.iou], np.float32), "nms.iou"),
+        w.tensor(np.array([s.conf], np.float32), "nms.conf"),
     ]
     found = w.node("NonMaxSuppression", [boxes, by_class, *options], "nms.selected")
     # image, class, anchor → image, anchor, class, in which equal scores have predict's order

@@ -174,9 +174,10 @@ def _lowered(path: str | os.PathLike[str]) -> bytes:
     """The file with LOW in place of its threshold, where it has one."""
     onnx = package()
     model = onnx.load(os.fspath(path))
+    thresholds = [n.input[4] for n in model.graph.node if n.op_type == "NonMaxSuppression"]
+    low = np.array([LOW], np.float32)
     for tensor in model.graph.initializer:
-        if tensor.name == "conf":
-            low = np.array([LOW], np.float32)
+        if tensor.name in thresholds:
             tensor.CopyFrom(onnx.numpy_helper.from_array(low, tensor.name))
     return bytes(model.SerializeToString())
 
