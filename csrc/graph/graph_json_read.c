@@ -10,6 +10,8 @@
 #include "evaluate/json.h"
 #include "graph/graph_json.h"
 
+enum { MAX_EDGES = 4096 }; /* inputs, and outputs */
+
 typedef struct reader {
     dd_json json;
     const dd_store *s;
@@ -311,10 +313,13 @@ static dd_status read_section(reader *r, int section, dd_status (*item)(reader *
         return dd_json_fail(&r->json, "inputs, entries, nodes and outputs stand in this order");
     r->section = section;
     DD_TRY(dd_json_array(&r->json));
-    for (;;) {
+    for (size_t n = 0;; n++) {
         DD_TRY(dd_json_item(&r->json, &more));
         if (!more)
             return DD_OK;
+        /* Their names are compared with each other: no small text may make hours of it. */
+        if (n == MAX_EDGES && section != 2 && section != 3)
+            return dd_json_fail(&r->json, "more than 4096 inputs or outputs");
         size_t line = dd_json_line(&r->json);
         dd_status status = item(r);
         /* the graph's own checks do not know the text */

@@ -273,6 +273,22 @@ static const struct {
      "'y'"},
 };
 
+/* As many inputs as no net has, each with its own name. */
+static void check_many_inputs(void) {
+    enum { MANY = 5000 };
+    static char text[MANY * 64];
+    size_t n = (size_t)snprintf(text, sizeof text, HEAD "\"inputs\":[");
+    dd_graph *g;
+    dd_store *s;
+    for (int i = 0; i < MANY; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n,
+                              "{\"name\":\"x%d\",\"dtype\":\"f32\",\"shape\":[]},", i);
+    net_must(dd_store_create(&s));
+    CHECK(dd_graph_from_json(text, n, s, &g) == DD_EFORMAT && says("4096 inputs"), "%s",
+          dd_message());
+    dd_store_destroy(s);
+}
+
 static void check_bad_json(void) {
     net n;
     dd_graph *g;
@@ -396,6 +412,7 @@ int main(void) {
     check_random_graphs();
     check_attributes();
     check_bad_json();
+    check_many_inputs();
     check_allocation_failures();
     CHECK(dd_alloc_live() == 0, "%llu blocks leak", (unsigned long long)dd_alloc_live());
     return check_done("check_graph");
