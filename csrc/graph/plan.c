@@ -490,6 +490,7 @@ dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *in
         qsort(plan->steps, plan->n_steps, sizeof *plan->steps, by_place);
     dd_layout_outputs(plan);
     make_waves(plan);
+    dd_winograd_places(plan);
     find_lifetimes(plan);
     DD_TRY_DONE(lay_out_arena(plan));
     dd_count_work(plan);

@@ -92,8 +92,8 @@ static round round_of(const dd_plan *plan, const dd_step *s, int64_t index) {
     r.tiles = (r.end - r.begin) * tiles_x(c);
     r.v_plane = plane_floats(r.tiles, c->c_in);
     r.m_plane = plane_floats(r.tiles, c->c_out);
-    r.v = plan->slots;
-    r.m = plan->slots ? plan->slots + planes_of(c) * r.v_plane : NULL;
+    r.v = plan->slots ? plan->slots + s->planes : NULL;
+    r.m = plan->slots ? r.v + planes_of(c) * r.v_plane : NULL;
     return r;
 }
 
@@ -247,8 +247,18 @@ dd_status dd_match_winograd(dd_plan *plan, const dd_store *store, int node, bool
     for (int i = 0; i < s->n_phases / PHASES; i++) {
         round r = round_of(plan, s, i);
         size_t floats = (size_t)(planes_of(c) * (r.v_plane + r.m_plane));
-        plan->slots_size = floats > plan->slots_size ? floats : plan->slots_size;
+        s->planes_floats = floats > s->planes_floats ? floats : s->planes_floats;
     }
     *matched = true;
     return DD_OK;
+}
+
+void dd_winograd_places(dd_plan *plan) {
+    size_t end = 0;
+    for (size_t i = 0; i < plan->n_steps; i++) {
+        dd_step *s = &plan->steps[i];
+        s->planes = i > 0 && s->wave == plan->steps[i - 1].wave ? end : 0;
+        end = s->planes + s->planes_floats;
+        plan->slots_size = end > plan->slots_size ? end : plan->slots_size;
+    }
 }

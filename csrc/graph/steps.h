@@ -142,11 +142,12 @@ typedef struct dd_step {
     int dw_entry, db_entry; /* store entries whose gradient they are; -1: the values are stored */
     size_t db_sums;         /* offset in plan->sums of the bias gradient, n_slots × c_out */
     int n_slots;
-    int strip;              /* rows at a time */
-    bool by_pieces;         /* of pixels instead */
-    int pixels;             /* chain: between two of its stages at a time */
-    int64_t between_floats; /* chain: of the pixels between two stages */
-    int pooled;             /* conv_pool: the value between, never stored */
+    int strip;                    /* rows at a time */
+    bool by_pieces;               /* of pixels instead */
+    int pixels;                   /* chain: between two of its stages at a time */
+    size_t planes, planes_floats; /* winograd: its part of plan->slots */
+    int64_t between_floats;       /* chain: of the pixels between two stages */
+    int pooled;                   /* conv_pool: the value between, never stored */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
@@ -355,6 +356,8 @@ void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *conv, cons
 static inline dd_act dd_product_act(const dd_step *s) {
     return s->residual >= 0 && !s->act_first ? s->act_after : s->act;
 }
+/* Gives the Winograd steps of each wave, which run at once, planes of their own. */
+void dd_winograd_places(dd_plan *plan);
 bool dd_conv_pointwise(const dd_conv *conv); /* 1×1 of stride 1, no padding, one group */
 const float *dd_conv_bias(const dd_run *run, const dd_conv *conv);
 dd_status dd_norm_record(dd_plan *plan, int node, int *norm); /* -1 where the steps can't run it */
