@@ -19,10 +19,11 @@ from deepseek_det.data import load
 from deepseek_det.metrics import evaluate_detections
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from arms import QUESTIONS, SEEDS  # isort: skip
+from arms import QUESTIONS, SEEDS, SETUPS  # isort: skip
 from racing import table  # isort: skip
 
 Side = list[list[Any]]  # a seed's detections, image by image
+Draws = Sequence[np.ndarray]  # indices of test images; the first draw is all of them, once
 
 
 def read_side(runs: Path, setup: str) -> Side:
@@ -39,22 +40,28 @@ def read_side(runs: Path, setup: str) -> Side:
     return side
 
 
-def mean_ap(
-    side: Side,
-    targets: list[Any],
-    names: Sequence[str],
-    images: np.ndarray,
-    classes: tuple[str, ...] | None,
-) -> float:
-    """Mean over the seeds of the AP on these images, of all classes or of some."""
-    values = []
-    for found in side:
-        metrics = evaluate_detections(
-            [targets[i] for i in images], [found[i] for i in images], names
-        )
-        rows = [r["ap"] for r in metrics.per_class if classes and r["name"] in classes]
-        values.append(np.mean(rows) if classes else metrics.ap)
-    return float(np.mean(values))
+def resampled(side: Side, targets: list[Any], names: Sequence[str], draws: Draws) -> np.ndarray:
+    """(draws, 1 + classes): on each draw's images the AP, then each class's, mean over the seeds.
+
+    A class without objects in a draw has no AP there: NaN, which the intervals leave out.
+    """
+    rows = []
+    for images in draws:
+        drawn = [targets[i] for i in images]
+        seeds = []
+        for found in side:
+            metrics = evaluate_detections(drawn, [found[i] for i in images], names)
+            by_class = {r["name"]: r["ap"] for r in metrics.per_class}
+            seeds.append([metrics.ap, *(by_class.get(name, np.nan) for name in names)])
+        rows.append(np.mean(np.array(seeds, float), 0))
+    return np.array(rows)
+
+
+def figure(aps: np.ndarray, names: Sequence[str], classes: tuple[str, ...] | None) -> np.ndarray:
+    """The column that a question looks at: of all classes, or the mean of some."""
+    if classes is None:
+        return aps[:, 0]
+    return aps[:, [1 + list(names).index(c) for c in classes]].mean(1)
 
 
 def main() -> None:
@@ -65,25 +72,21 @@ def main() -> None:
     args = parser.parse_args()
     test = load(args.data, "test")
     targets = [(r.boxes, r.labels, r.ignore) for r in test.records]
-    everything = np.arange(len(targets))
+    rng = np.random.default_rng(0)
+    n = len(targets)
+    draws = [np.arange(n), *(rng.integers(0, n, n) for _ in range(args.resamples))]
+    sides = {name: read_side(args.runs, name) for name in SETUPS}
+    asked = {name for q in QUESTIONS for name in (q.base, q.variant) if sides[name]}
+    tables = {name: resampled(sides[name], targets, test.names, draws) for name in sorted(asked)}
     rows = []
     for q in QUESTIONS:
-        base, variant = read_side(args.runs, q.base), read_side(args.runs, q.variant)
-        if not base or not variant:
+        if q.base not in tables or q.variant not in tables:
             continue
-        both = [mean_ap(s, targets, test.names, everything, q.classes) for s in (base, variant)]
-        rng = np.random.default_rng(0)
-        differences = []
-        for _ in range(args.resamples):
-            images = rng.integers(0, len(targets), len(targets))
-            a, b = (mean_ap(s, targets, test.names, images, q.classes) for s in (base, variant))
-            differences.append(b - a)
-        low, high = np.percentile(differences, [2.5, 97.5])
-        rows.append(
-            [q.asked, f"{len(base)} / {len(variant)}"]
-            + [f"{v:.3f}" for v in both]
-            + [f"{both[1] - both[0]:+.3f} ({low:+.3f} to {high:+.3f})"]
-        )
+        base, variant = (figure(tables[k], test.names, q.classes) for k in (q.base, q.variant))
+        low, high = np.nanpercentile((variant - base)[1:], [2.5, 97.5])
+        difference = f"{variant[0] - base[0]:+.3f} ({low:+.3f} to {high:+.3f})"
+        seeds = f"{len(sides[q.base])} / {len(sides[q.variant])}"
+        rows.append([q.asked, seeds, f"{base[0]:.3f}", f"{variant[0]:.3f}", difference])
     head = ["question", "seeds", "AP of the first", "of the second", "difference (95 %)"]
     print(table(head, rows))
 

@@ -43,7 +43,7 @@ def reduced(data: Path, images: int, seed: int, target: Path) -> Path:
     return target
 
 
-def run_arm(arm: str, data: Path, runs: Path) -> None:
+def run_arm(arm: str, data: Path, runs: Path, epochs: int = EPOCHS) -> None:
     setup_name, seed = arm.split(":")
     setup, folder = SETUPS[setup_name], runs / arm.replace(":", "-")
     done = folder.with_suffix(".json")
@@ -55,7 +55,7 @@ def run_arm(arm: str, data: Path, runs: Path) -> None:
     started = time.monotonic()
     run = det.train(
         data,
-        epochs=EPOCHS,
+        epochs=epochs,
         imgsz=IMGSZ,
         batch=BATCH,
         seed=int(seed),
@@ -94,6 +94,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="*")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/BCCD"))
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer only to try it out")
     args = parser.parse_args()
     every = [f"{setup}:{seed}" for seed in SEEDS for setup in SETUPS]
     for arm in args.arms:
@@ -101,7 +102,7 @@ def main() -> None:
             parser.error(f"{arm} is no arm; arms: {' '.join(every)}")
     args.runs.mkdir(parents=True, exist_ok=True)
     for arm in args.arms or every:
-        run_arm(arm, args.data, args.runs)
+        run_arm(arm, args.data, args.runs, args.epochs)
 
 
 if __name__ == "__main__":
