@@ -1,6 +1,7 @@
 /* The detector: what it finds is what the interpreter's outputs on the undeployed net say, by
  * another way round; its promises of ownership and failure. */
 #include <math.h>
+#include <pthread.h>
 
 #include "check.h"
 #include "detect/anchors.h"
@@ -184,6 +185,50 @@ static void check_each_allocation_failing(void) {
     bytes_free(&file);
 }
 
+/* Several threads, each with a detector of its own over one model: they find the same. */
+typedef struct looker {
+    dd_detector *detector;
+    const dd_pixels *image;
+    dd_detection found[300];
+    int32_t count;
+    dd_status status;
+} looker;
+
+static void *look_often(void *context) {
+    looker *l = context;
+    for (int i = 0; i < 20 && l->status == DD_OK; i++)
+        l->status = dd_detector_run(l->detector, l->image, NULL, l->found, &l->count);
+    return NULL;
+}
+
+static void check_threads(void) {
+    enum { LOOKERS = 3 };
+    uint8_t rgb[W * H * 3];
+    dd_pixels image = {rgb, W, H, 3 * W};
+    static looker lookers[LOOKERS];
+    pthread_t threads[LOOKERS];
+    draw(rgb);
+    dd_model *m = small_model();
+    for (int i = 0; i < LOOKERS; i++) {
+        lookers[i].image = &image;
+        net_must(dd_detector_create(m, 0, &lookers[i].detector));
+    }
+    for (int i = 0; i < LOOKERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, look_often, &lookers[i]) == 0, "no thread");
+    for (int i = 0; i < LOOKERS; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < LOOKERS; i++) {
+        CHECK(lookers[i].status == DD_OK && lookers[i].count > 0, "thread %d: status %d", i,
+              lookers[i].status);
+        CHECK(lookers[i].count == lookers[0].count &&
+                  !memcmp(lookers[i].found, lookers[0].found,
+                          (size_t)lookers[0].count * sizeof(dd_detection)),
+              "thread %d found something else", i);
+        dd_detector_destroy(lookers[i].detector);
+    }
+    dd_model_destroy(m);
+}
+
 static void check_anchor_rule(void) {
     dd_anchor_rule rule = dd_anchor_rule_default();
     int64_t levels[DD_ANCHOR_LIST + 1];
@@ -210,6 +255,7 @@ int main(void) {
     check_finds_what_the_net_says();
     check_refusals();
     check_each_allocation_failing();
+    check_threads();
     check_anchor_rule();
     return check_done("detector");
 }
