@@ -145,7 +145,10 @@ class Builder:
     # ---- the walk ---------------------------------------------------------------------------
 
     def build(self) -> dict[str, Val]:
-        """Adds all nodes; {output: value}. Raises Error that names all that is in the way."""
+        """Adds all nodes; {output: value as the file would store it}.
+
+        Raises Error that names all that is in the way.
+        """
         for name, array in self.model.constants.items():
             self.env[name] = Const(name, array)
         for port in self.inputs:
@@ -165,7 +168,14 @@ class Builder:
             value = self.env[port.name]
             assert not isinstance(value, Broken)
             try:
-                outputs[port.name] = value if isinstance(value, Val) else self.constant(value)
+                self.node_name = self.name(port.name, of_node=True)
+                if isinstance(value, Const):
+                    value = self.constant(value)
+                if value.rank > MAX_RANK:
+                    raise Unsupported(
+                        f"has {value.rank} dimensions, at most {MAX_RANK} are possible"
+                    )
+                outputs[port.name] = layout.in_order(self, value)
             except (Unsupported, ValueError) as error:
                 raise Error(f"onnx: output {port.name!r}: {error}") from None
         return outputs

@@ -105,6 +105,7 @@ def _drop_unread(model: Model) -> None:
     for node in reversed(model.nodes):
         if any(name in wanted for name in node.outputs):
             kept.append(node)
+            node.outputs = [name if name in wanted else "" for name in node.outputs]
             wanted.update(node.inputs)
     model.nodes = kept[::-1]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from deepseek_det import checkpoint
 from deepseek_det.errors import Error
 from deepseek_det.model import FloatArray, LoadReport, Model
-from deepseek_det.onnx import idioms, layout, read, rows
+from deepseek_det.onnx import idioms, read, rows
 from deepseek_det.onnx.build import DTYPES, Builder, stored_type
 from deepseek_det.onnx.dims import Dim
 from deepseek_det.onnx.ir import Port
@@ -213,9 +213,8 @@ def load(
     builder = Builder(file, shapes)
     outputs = []
     for port, value in zip(file.outputs, builder.build().values(), strict=True):
-        stored = layout.in_order(builder, value)
-        builder.graph.output(builder.output_name(port.name), stored.id)
-        outputs.append(_found(port, stored.dims))
+        builder.graph.output(builder.output_name(port.name), value.id)
+        outputs.append(_found(port, value.dims))
     builder.graph.prune_dead()
     builder.check()
     model = Model.from_graph(builder.graph, builder.store)

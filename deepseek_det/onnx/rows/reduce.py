@@ -52,6 +52,10 @@ def _softmax(b: Builder, v: Val, axis: int) -> Val:
 
 def reduced(b: Builder, v: Val, kind: str, axes: list[int], keep: bool) -> Val:
     """A sum, mean or extreme over logical axes."""
+    if kind == "mean" and v.rank == 4 and sorted(axes) == [2, 3]:  # as a pool of the whole map
+        v = b.images(v)
+        made = Val.plain(b.emit("avg_pool", [v.id], {}), [*v.dims[:2], 1, 1], "f32", layout.NHWC)
+        return made if keep else replace(made, logical=made.logical[:2])
     v, perm = b.aligned(v)
     params = {"kind": kind, "axes": [perm.index(a) for a in axes], "keepdims": True}
     id = b.emit("reduce", [v.id], params)
