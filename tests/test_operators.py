@@ -210,6 +210,35 @@ def test_comparisons_give_numpys_answers(kind: str, function: Any) -> None:
     assert np.array_equal(y.astype(bool), function(a, b))
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_planned_conv_transpose_has_the_same_bits_for_any_threads_and_batch(groups: int) -> None:
+    rng = np.random.default_rng(groups)
+    store, graph = _core.Store(), _core.Graph()
+    store.add("w", (32, 24 // groups, 4, 3), "trainable")
+    store.set("w", rng.normal(size=(32, 24 // groups, 4, 3)).astype(np.float32))
+    store.add("b", (24,), "trainable")
+    store.set("b", rng.normal(size=24).astype(np.float32))
+    x = rng.normal(size=(3, 7, 9, 32)).astype(np.float32)
+    whole = graph.input("x", "f32", (-1, 7, 9, 32))
+    ids = [whole, graph.entry(store, "w"), graph.entry(store, "b")]
+    params = {"stride": [2, 3], "pads": [1, 0, 2, 1], "output_pad": [0, 2], "groups": groups}
+    (y,) = graph.node("conv_transpose", "up", ids, params)
+    (z,) = graph.node("unary", "act", [y], {"kind": "silu"})
+    graph.output("z", z)
+    (want,) = _core.Interpreter(graph, store, [("f32", x.shape)]).forward([x])
+    before, results = _core.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            _core.set_num_threads(threads)
+            results.append(_core.Plan(graph, store, [("f32", x.shape)]).forward([x])[0])
+            one = _core.Plan(graph, store, [("f32", (1, 7, 9, 32))])
+            results.append(np.concatenate([one.forward([x[i : i + 1]])[0] for i in range(3)]))
+    finally:
+        _core.set_num_threads(before)
+    assert np.abs(results[0] - want).max() <= 1e-5 * np.abs(want).max()
+    assert all(np.array_equal(r, results[0]) for r in results)
+
+
 def test_comparisons_take_integers_and_logic_takes_bytes() -> None:
     a, b = np.array([[-3], [2**31 - 1]], np.int32), np.array([-3, 0, 2**31 - 2], np.int32)
     assert np.array_equal(run("binary", {"kind": "greater"}, a, b)[0], a > b)

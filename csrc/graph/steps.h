@@ -134,6 +134,7 @@ typedef struct dd_step {
     bool act_first;             /* of a matrix product with a residual: act it is, no act_after */
     int norm;                   /* norm whose sums the store makes; -1 */
     dd_norm_gradient reduction; /* of dx, made in the store */
+    size_t packed;              /* conv_transpose: offset in plan->packed of its weights */
     /* chain: conv is the depthwise one, x the source, (y, residual, act, act_after) the last's */
     int expand, project; /* conv records of the 1×1 before and after it; -1 */
     int front;           /* of the stem before the expansion; -1 */

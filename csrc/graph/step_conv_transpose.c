@@ -1,0 +1,193 @@
+/* The transposed convolution: each tap is a matrix product of a row of input pixels with the tap's
+ * weights (C, O), added to every stride-th pixel of an output row. A unit makes whole output rows:
+ * taps of one column order for every pixel, whatever the cut. Weights are packed by the step
+ * itself, a tap a unit: beside the products that is little. */
+#include "base/threads.h"
+#include "graph/steps.h"
+
+/* Fewer channels a group fill no vectors: the operator's own C does as well. */
+enum { GROUP_CHANNELS = 8 };
+
+static int64_t item(const dd_ints *list, int i, int64_t otherwise) {
+    return list->n ? list->v[i] : otherwise;
+}
+
+/* One axis of the map. */
+typedef struct axis {
+    int64_t in, out, taps, stride, dilation, before;
+} axis;
+
+typedef struct geometry {
+    axis y, x;
+    int64_t groups, c, o;            /* channels of a group */
+    size_t tap_floats, group_floats; /* packed */
+} geometry;
+
+static axis axis_of(const dd_conv_transpose_params *p, int k, const dd_type *x, const dd_type *y,
+                    const dd_type *weight) {
+    return (axis){.in = x->dims[1 + k],
+                  .out = y->dims[1 + k],
+                  .taps = weight->dims[2 + k],
+                  .stride = item(&p->stride, k, 1),
+                  .dilation = item(&p->dilation, k, 1),
+                  .before = item(&p->pads, k, 0)};
+}
+
+static geometry measure(const dd_plan *plan, const dd_node *n) {
+    const dd_conv_transpose_params *p = n->params;
+    const dd_type *x = &plan->values[n->in[0]].type, *y = &plan->values[n->out[0]].type;
+    const dd_type *weight = &plan->values[n->in[1]].type;
+    geometry g = {.y = axis_of(p, 0, x, y, weight),
+                  .x = axis_of(p, 1, x, y, weight),
+                  .groups = p->groups,
+                  .c = x->dims[3] / p->groups,
+                  .o = weight->dims[1]};
+    g.group_floats = (plan->kernels->gemm_f32_packed(g.c, (int)g.o) + 15) / 16 * 16;
+    g.tap_floats = g.group_floats * (size_t)g.groups;
+    return g;
+}
+
+/* ---- phase 0: weights ---------------------------------------------------------------------- */
+
+/* The weight lies as (C, O/groups, R, S). */
+static void pack_tap(const dd_run *run, const dd_step *s, const geometry *g, int64_t tap) {
+    const float *weight = run->plan->data[run->plan->graph->nodes[s->nodes[0]].in[1]];
+    int64_t taps = g->y.taps * g->x.taps;
+    float *packed = run->plan->packed + s->packed + (size_t)tap * g->tap_floats;
+    for (int64_t i = 0; i < g->groups; i++)
+        run->plan->kernels->gemm_f32_pack(weight + i * g->c * g->o * taps + tap, g->o * taps, taps,
+                                          g->c, (int)g->o, packed + (size_t)i * g->group_floats);
+}
+
+/* ---- phase 1: rows ------------------------------------------------------------------------- */
+
+/* The input pixels whose stamp's tap falls inside the row: from *begin on. */
+static int64_t columns_of(const axis *a, int64_t tap, int64_t *begin) {
+    int64_t shift = a->before - tap * a->dilation; /* output = input · stride - shift */
+    int64_t end = a->out - 1 + shift < 0 ? 0 : (a->out - 1 + shift) / a->stride + 1;
+    *begin = shift > 0 ? (shift + a->stride - 1) / a->stride : 0;
+    end = end < a->in ? end : a->in;
+    return end > *begin ? end - *begin : 0;
+}
+
+/* Adds one tap of input row iy to the output row. */
+static void add_tap(const dd_run *run, const dd_step *s, const geometry *g, const float *from,
+                    int64_t tap, float *to) {
+    const dd_plan *plan = run->plan;
+    int64_t begin, column = tap % g->x.taps, count = columns_of(&g->x, column, &begin);
+    int64_t first = begin * g->x.stride - g->x.before + column * g->x.dilation;
+    int64_t pitch = plan->values[s->x].pitch, y_pitch = plan->values[s->y].pitch;
+    for (int64_t i = 0; count > 0 && i < g->groups; i++) {
+        const float *a = from + begin * pitch + i * g->c;
+        plan->kernels->gemm_f32(&(dd_gemm){.a = &a,
+                                           .lda = pitch,
+                                           .segments = 1,
+                                           .k = (int)g->c,
+                                           .b = plan->packed + s->packed +
+                                                (size_t)tap * g->tap_floats +
+                                                (size_t)i * g->group_floats,
+                                           .c = to + first * y_pitch + i * g->o,
+                                           .ldc = g->x.stride * y_pitch,
+                                           .m = count,
+                                           .n = (int)g->o,
+                                           .accumulate = true});
+    }
+}
+
+/* The bias first, then taps in order, the activation last. */
+static void make_row(const dd_run *run, const dd_step *s, const geometry *g, int64_t n,
+                     int64_t py) {
+    const dd_plan *plan = run->plan;
+    const dd_node *node = &plan->graph->nodes[s->nodes[0]];
+    const float *bias = node->n_in > 2 && node->in[2] >= 0 ? plan->data[node->in[2]] : NULL;
+    int64_t c = g->groups * g->o, pitch = plan->values[s->y].pitch;
+    float *to = dd_row(run, s->y, n, py);
+    for (int64_t x = 0; x < g->x.out; x++)
+        for (int64_t i = 0; i < c; i++)
+            to[x * pitch + i] = bias ? bias[i] : 0;
+    for (int64_t r = 0; r < g->y.taps; r++) {
+        int64_t place = py + g->y.before - r * g->y.dilation, iy = place / g->y.stride;
+        if (place < 0 || place % g->y.stride || iy >= g->y.in)
+            continue;
+        for (int64_t column = 0; column < g->x.taps; column++)
+            add_tap(run, s, g, dd_row(run, s->x, n, iy), r * g->x.taps + column, to);
+    }
+    for (int64_t x = 0; s->act.kind != DD_IDENTITY && x < (pitch == c ? 1 : g->x.out); x++)
+        plan->kernels->unary_f32(s->act, to + x * pitch, to + x * pitch,
+                                 pitch == c ? g->x.out * c : c);
+}
+
+static void step_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
+    geometry g = measure(run->plan, &run->plan->graph->nodes[s->nodes[0]]);
+    const dd_type *y = &run->plan->values[s->y].type;
+    int64_t row, end;
+    (void)thread;
+    if (phase == 0) {
+        pack_tap(run, s, &g, unit);
+        return;
+    }
+    dd_cut(y->dims[0] * y->dims[1], s->units(run->plan, s, phase, dd_threads()), unit, &row, &end);
+    for (; row < end; row++)
+        make_row(run, s, &g, row / y->dims[1], row % y->dims[1]);
+}
+
+static int64_t step_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
+    const dd_type *y = &plan->values[s->y].type;
+    const dd_type *weight = &plan->values[plan->graph->nodes[s->nodes[0]].in[1]].type;
+    int64_t rows = y->dims[0] * y->dims[1], units = threads == 1 ? 1 : 4 * (int64_t)threads;
+    if (phase == 0)
+        return weight->dims[2] * weight->dims[3];
+    return rows < units ? rows : units;
+}
+
+/* ---- matching ------------------------------------------------------------------------------ */
+
+/* An activation that alone reads the result. */
+static void take_activation(dd_plan *plan, dd_step *s) {
+    int reader = dd_is_output(plan, s->y) ? -1 : dd_sole_reader(plan, s->y);
+    const dd_node *n = reader >= 0 ? &plan->graph->nodes[reader] : NULL;
+    if (!n || plan->taken[reader] || n->op != &dd_op_unary || n->backward ||
+        plan->values[n->out[0]].pending)
+        return;
+    const dd_unary_params *u = n->params;
+    s->act = (dd_act){(dd_unary)u->kind, (float)u->a, (float)u->b};
+    s->y = n->out[0];
+    dd_step_node(plan, s, reader);
+}
+
+/* Weight and bias in the store, where they are dense. */
+static bool runs_by_products(const dd_plan *plan, const dd_node *n) {
+    if (n->op != &dd_op_conv_transpose || n->backward ||
+        dd_type_count(&plan->values[n->out[0]].type) == 0)
+        return false;
+    for (int i = 1; i < n->n_in; i++)
+        if (n->in[i] >= 0 && plan->graph->values[n->in[i]].kind != DD_VALUE_ENTRY)
+            return false;
+    int64_t groups = ((const dd_conv_transpose_params *)n->params)->groups;
+    const dd_type *weight = &plan->values[n->in[1]].type;
+    return groups == 1 ||
+           (weight->dims[1] >= GROUP_CHANNELS && weight->dims[0] / groups >= GROUP_CHANNELS);
+}
+
+dd_status dd_match_conv_transpose(dd_plan *plan, const dd_store *store, int node, bool *matched) {
+    (void)store;
+    const dd_node *n = &plan->graph->nodes[node];
+    dd_step *s;
+    if (!runs_by_products(plan, n))
+        return DD_OK;
+    geometry g = measure(plan, n);
+    DD_TRY(dd_step_new(plan, "conv_transpose", &s));
+    s->run = step_run;
+    s->units = step_units;
+    s->n_phases = 2;
+    s->x = n->in[0];
+    s->y = n->out[0];
+    s->packed = plan->packed_size;
+    plan->packed_size += (size_t)(g.y.taps * g.x.taps) * g.tap_floats;
+    dd_step_node(plan, s, node);
+    dd_step_reads(plan, s, s->x);
+    take_activation(plan, s);
+    dd_step_writes(s, s->y);
+    *matched = true;
+    return DD_OK;
+}
