@@ -67,6 +67,13 @@ static void lock(pass *p, int value) {
         p->locked[class_of(p, value)] = true;
 }
 
+static void lock_around(pass *p, const dd_node *n) {
+    for (int k = 0; k < n->n_in; k++)
+        lock(p, n->in[k]);
+    for (int k = 0; k < n->n_out; k++)
+        lock(p, n->out[k]);
+}
+
 static bool is_locked(pass *p, int value) {
     return p->locked[class_of(p, value)];
 }
@@ -175,10 +182,7 @@ static void read_node(pass *p, int node) {
         (read_conv(p, n) || (n->op == &dd_op_binary && read_binary(p, n)) ||
          read_channelwise(p, n)))
         return;
-    for (int k = 0; k < n->n_in; k++)
-        lock(p, n->in[k]);
-    for (int k = 0; k < n->n_out; k++)
-        lock(p, n->out[k]);
+    lock_around(p, n);
 }
 
 /* A move with a locked result stays, in the old order on both sides. */
@@ -190,16 +194,12 @@ static void spread_locks(pass *p) {
             bool any = false, all = true;
             for (int k = 0; p->moves[i] && k < n->n_out; k++)
                 any |= is_locked(p, n->out[k]);
-            if (!any)
-                continue;
-            for (int k = 0; k < n->n_in; k++)
+            for (int k = 0; any && k < n->n_in; k++)
                 all &= is_locked(p, n->in[k]);
-            for (int k = 0; k < n->n_out; k++)
+            for (int k = 0; any && k < n->n_out; k++)
                 all &= is_locked(p, n->out[k]);
-            for (int k = 0; k < n->n_in && !all; k++)
-                lock(p, n->in[k]);
-            for (int k = 0; k < n->n_out && !all; k++)
-                lock(p, n->out[k]);
+            if (!all)
+                lock_around(p, n);
             changed |= !all;
         }
     }
@@ -302,31 +302,6 @@ static int by_place(const void *x, const void *y) {
     return p->channel - q->channel;
 }
 
-/* Sorts `places` and makes them the class's order. */
-static dd_status set_order(pass *p, int k, place *places, int64_t n) {
-    DD_TRY(dd_alloc_array((size_t)n + 1, sizeof(int), &p->orders[k]));
-    if (n)
-        qsort(places, (size_t)n, sizeof *places, by_place);
-    for (int64_t i = 0; i < n; i++)
-        p->orders[k][i] = places[i].channel;
-    return DD_OK;
-}
-
-/* The order of a class that convolutions make: what is read first stands first. */
-static dd_status order_by_use(pass *p, int value) {
-    int k = class_of(p, value);
-    int64_t n = p->channels[value];
-    place *places;
-    if (p->locked[k] || p->orders[k] || !p->first_use[k])
-        return DD_OK;
-    DD_TRY(dd_alloc_array((size_t)n + 1, sizeof *places, &places));
-    for (int64_t c = 0; c < n; c++)
-        places[c] = (place){p->first_use[k][c], 0, (int)c};
-    dd_status status = set_order(p, k, places, n);
-    dd_free(places);
-    return status;
-}
-
 /* Where a channel stands in its value's order. */
 static int position_of(pass *p, origin o) {
     const int *order = p->orders[class_of(p, o.value)];
@@ -336,33 +311,44 @@ static int position_of(pass *p, origin o) {
     return o.channel;
 }
 
-/* The order of an assembled value: its origins one after the other, each in its own order. */
-static dd_status order_by_origin(pass *p, int value) {
+/* Gives a class its order: of an assembled value its origins one after the other, each in its own
+ * order; of a value that a convolution makes what is read first stands first. */
+static dd_status order_class(pass *p, int value, bool is_list) {
     int k = class_of(p, value);
     int64_t n = p->channels[value];
     place *places;
-    for (int64_t c = 0; c < n; c++) {
-        int from = class_of(p, p->lists[value][c].value);
-        if (p->assembled[from] && !p->orders[from] && !p->locked[from]) {
-            lock(p, value); /* its origin waits for a later order */
-            p->again = true;
-            return DD_OK;
-        }
-        DD_TRY(order_by_use(p, p->lists[value][c].value));
-    }
-    if (p->orders[k])
+    dd_status status;
+    if (p->locked[k] || p->orders[k] || (!is_list && !p->first_use[k]))
         return DD_OK;
     DD_TRY(dd_alloc_array((size_t)n + 1, sizeof *places, &places));
     for (int64_t c = 0; c < n; c++) {
-        origin o = p->lists[value][c];
-        places[c] = (place){o.value, position_of(p, o), (int)c};
+        origin o = is_list ? p->lists[value][c] : (origin){p->first_use[k][c], 0};
+        places[c] = (place){o.value, is_list ? position_of(p, o) : 0, (int)c};
     }
-    dd_status status = set_order(p, k, places, n);
+    if (n)
+        qsort(places, (size_t)n, sizeof *places, by_place);
+    DD_TRY_DONE(dd_alloc_array((size_t)n + 1, sizeof(int), &p->orders[k]));
+    for (int64_t i = 0; i < n; i++)
+        p->orders[k][i] = places[i].channel;
+done:
     dd_free(places);
     return status;
 }
 
-/* ---- runs ---------------------------------------------------------------------------------- */
+/* Orders an assembled value and what it is made of; one whose origin waits for a later order is
+ * locked instead. */
+static dd_status order_assembled(pass *p, int value) {
+    for (int64_t c = 0; c < p->channels[value]; c++) {
+        int from = class_of(p, p->lists[value][c].value);
+        if (p->assembled[from] && !p->orders[from] && !p->locked[from]) {
+            lock(p, value);
+            p->again = true;
+            return DD_OK;
+        }
+        DD_TRY(order_class(p, p->lists[value][c].value, false));
+    }
+    return order_class(p, value, true);
+}
 
 typedef struct run {
     int value, first, count;
@@ -397,7 +383,7 @@ static dd_status choose_orders(pass *p) {
     for (size_t v = 0; v < p->g->n_values && !p->again; v++) {
         if (!is_assembled(p, (int)v))
             continue;
-        DD_TRY(order_by_origin(p, (int)v));
+        DD_TRY(order_assembled(p, (int)v));
         if (!p->again && find_runs(p, (int)v, runs) > MAX_RUNS) {
             lock(p, (int)v);
             p->again = true;
@@ -516,8 +502,6 @@ static dd_status write_graph(pass *p, dd_graph *to) {
     }
     return DD_OK;
 }
-
-/* ---- the pass ------------------------------------------------------------------------------ */
 
 /* Shuffles, and slices that take every second channel. */
 static bool has_shuffle(const dd_graph *g) {
