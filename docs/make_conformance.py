@@ -38,6 +38,7 @@ REASONS = (
     (r"is no tensor", "sequences and optional values"),
     (r"training_mode|mask is asked", "training"),
     (r"(5|6) dimensions, 3 or 4", "three-dimensional maps"),
+    (r"places along several axes", "places along several axes"),
     (r"indices is not constant", "places known at the run only"),
     (r"constants only", "on data, not on constants"),
     (r"the scale has the shape", "one scale a channel or block, of data"),

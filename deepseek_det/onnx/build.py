@@ -136,6 +136,7 @@ class Builder:
         self.problems: list[str] = []
         self.users = model.users()
         self.node_name = ""
+        self.free = ""  # an input whose free dimensions are in the way
         self._made: dict[Any, list[int]] = {}
         self._entries: dict[Any, int] = {}
         self._names: set[str] = set()
@@ -162,6 +163,7 @@ class Builder:
                 f"onnx: {len(self.problems)} nodes can't be imported:\n  "
                 + "\n  ".join(shown)
                 + (f"\n  and {more} more" if more else "")
+                + (f"\nshapes={{{self.free!r}: (…)}} fixes free dimensions" if self.free else "")
             )
         outputs = {}
         for port in self.model.outputs:
@@ -220,6 +222,8 @@ class Builder:
                 raise Unsupported(f"has {len(node.outputs)} outputs")
         except (Unsupported, Error, ValueError, TypeError, ArithmeticError, LookupError) as error:
             said = f"{node}: {error}"
+            if isinstance(error, Undecided):
+                self.free = next((p.name for p in self.inputs if None in p.shape), "")
             self.problems.append(said)
             for name in filter(None, node.outputs):
                 self.env[name] = Broken()
@@ -239,8 +243,12 @@ class Builder:
         if fits and node.op in fold.FUNCTIONS:
             _check_attributes(node)
             arrays = [None if c is None else c.array for c in constants]
-            made = fold.compute(node, arrays, self.budget)
-            return [Const(name or "", a) for name, a in zip(node.outputs, made, strict=False)]
+            try:
+                made = fold.compute(node, arrays, self.budget)
+                return [Const(name or "", a) for name, a in zip(node.outputs, made, strict=False)]
+            except Undecided:  # of free sizes: perhaps the graph can
+                if row is None:
+                    raise
         if row is None:
             raise Unsupported("is supported on constants only")
         low, high = row.inputs
@@ -381,6 +389,13 @@ class Builder:
         for value in self.env.values():
             if isinstance(value, Val) and value.rank == 4 and value.dims[2:] == tuple(dims):
                 return self.images(value).id
+        return None
+
+    def like(self, dims: Sequence[Size]) -> Val | None:
+        """A value with these dimensions, free ones included."""
+        for value in self.env.values():
+            if isinstance(value, Val) and value.dims == tuple(dims):
+                return value
         return None
 
     def images(self, v: Val) -> Val:

@@ -72,8 +72,7 @@ class Dim:
         if isinstance(other, int) and other > 0:
             whole = _normal({key: count // other for key, count in self.terms.items()})
             rest = _normal({key: count % other for key, count in self.terms.items()})
-            part = 0 if isinstance(rest, int) else Dim.symbol(f"[({rest})/{other}]")
-            return whole + part
+            return whole + (0 if isinstance(rest, int) else _floor(rest, other))
         return Dim.symbol(f"[({self})/({other})]")
 
     def __rfloordiv__(self, other: int) -> Size:
@@ -104,9 +103,10 @@ class Dim:
         difference = self - other
         if isinstance(difference, int):
             return holds(difference)
-        # Dimensions are 1 or more, so the smallest value of a sum of positive terms is known.
+        # Dimensions are 1 or more: a sum of positive terms is between this and infinity.
         low = sum(difference.terms.values())
-        if all(count > 0 for key, count in difference.terms.items() if key) and low > 0:
+        grows = all(count > 0 for key, count in difference.terms.items() if key)
+        if grows and holds(low) == holds(max(low, 0) + 1):
             return holds(low)
         raise Undecided(f"{self} is free: how it compares with {other} is not known")
 
@@ -125,6 +125,26 @@ class Dim:
             factors = ([str(count)] if count != 1 or not key else []) + list(key)
             parts.append("·".join(factors))
         return " + ".join(parts).replace("+ -", "- ")
+
+
+class _Quotient(str):
+    """The symbol of a division that does not come out: its name tells it whole."""
+
+    __slots__ = ("divisor", "inner")
+    inner: Dim
+    divisor: int
+
+
+def _floor(value: Dim, divisor: int) -> Size:
+    """floor(value / divisor), coefficients below it; [([p/a] + q)/b] is [(p + a·q)/(a·b)]."""
+    for key, count in value.terms.items():
+        if count == 1 and len(key) == 1 and isinstance(key[0], _Quotient):
+            inner = key[0]
+            rest = value - Dim({key: 1})
+            return (inner.inner + rest * inner.divisor) // (inner.divisor * divisor)
+    name = _Quotient(f"[({value})/{divisor}]")
+    name.inner, name.divisor = value, divisor
+    return Dim({(name,): 1})
 
 
 def _terms(value: Size) -> dict[_Key, int]:

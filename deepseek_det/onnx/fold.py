@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deepseek_det.onnx.dims import Dim, Size, Undecided, product
+from deepseek_det.onnx.dims import Dim, Size, Undecided, product, quotient
 from deepseek_det.onnx.ir import Array, Node
 
 LIMIT = 64 << 20  # bytes, of one array and of all together
@@ -118,9 +118,9 @@ def target_shape(dims: Sequence[Size], wanted: Sequence[Any], zero_is_zero: bool
         shape.append(size)
     whole, part = product(list(dims)), product(shape)
     if rest >= 0:
-        from deepseek_det.onnx.dims import quotient
-
         left = quotient(whole, part)
+        if left is None and isinstance(whole, Dim):
+            raise Undecided(f"whether {list(dims)} fills {list(wanted)} depends on free dimensions")
         if left is None:
             raise ValueError(f"{list(dims)} does not fill {list(wanted)}")
         shape[rest] = left

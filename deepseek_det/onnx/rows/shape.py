@@ -145,8 +145,11 @@ def _leading(b: Builder, v: Val, axis: int) -> tuple[Val, int, int]:
     """
     factors = v.logical[axis]
     home = next(k for k, stored in enumerate(v.stored) if factors[0] in stored)
-    if len(factors) == 1 and all(isinstance(v.sizes[f], int) for f in v.stored[home]):
-        others = tuple(f for f in v.stored[home] if f != factors[0])
+    others = tuple(f for f in v.stored[home] if f != factors[0])
+    # Where the file has the others in front of it, each piece is of many small parts anyway.
+    first = all(f in _flat(v.logical[axis + 1 :]) for f in others)
+    known = all(isinstance(v.sizes[f], int) for f in v.stored[home])
+    if len(factors) == 1 and first and known:
         want = list(v.stored)
         want[home] = (*factors, *others)
         v = layout.arrange(b, v, want)
@@ -155,6 +158,10 @@ def _leading(b: Builder, v: Val, axis: int) -> tuple[Val, int, int]:
         return v, home, rest
     v, perm = b.aligned(v)
     return v, perm.index(axis), 1
+
+
+def _flat(axes: Sequence[layout.Axis]) -> list[int]:
+    return [f for axis in axes for f in axis]
 
 
 def _shortened(v: Val, axis: int, size: Size) -> Val:
@@ -296,6 +303,18 @@ def gather(b: Builder, node: Node) -> list[Value]:
     return [reshaped(b, taken, [*taken.dims[:axis], *places.shape, *taken.dims[axis + 1 :]])]
 
 
+@operator("GatherND", "batch_dims", inputs=(2, 2))
+def gather_nd(b: Builder, node: Node) -> Sequence[Value | None]:
+    """Constant places along the first axis alone: a Gather."""
+    places = b.need_const(node, 1, "indices")
+    if node.attributes.get("batch_dims", 0) or places.array.ndim < 1 or places.array.shape[-1] != 1:
+        raise Unsupported("with places along several axes is not supported")
+    name = f"{places.name}.first"
+    b.env[name] = Const(name, places.array[..., 0])
+    plain = replace(node, inputs=[node.inputs[0], name], attributes={"axis": 0})
+    return gather(b, plain)
+
+
 def _all_taken(b: Builder, node: Node, axis: int, rank: int, size: int) -> bool:
     """Whether gathers of one position each take the whole axis, so that it is a split."""
     taken = set()
@@ -394,9 +413,27 @@ def broadcast(b: Builder, v: Val, dims: Sequence[Size]) -> Val:
         for d, own in zip(stored, v.stored_dims, strict=True)
     ]
     if None in shape:
-        raise Undecided(f"an expansion of {v.dims} to {tuple(dims)} depends on free dimensions")
+        like = b.like(dims)
+        if like is None:
+            raise Undecided(f"an expansion of {v.dims} to {tuple(dims)} depends on free dimensions")
+        like, perm = b.aligned(like)
+        v = layout.by_axes(b, v, perm)
+        return Val.plain(b.emit("expand", [v.id, like.id], {}), dims, v.dtype, perm)
     id = b.emit("expand", [v.id], {"shape": shape})
     return Val.plain(id, dims, v.dtype, perm)
+
+
+@operator("ConstantOfShape", "value")
+def constant_of_shape(b: Builder, node: Node) -> list[Value]:
+    """Of free sizes: one number, broadcast. Others are computed."""
+    dims = b.sizes(node, 0, "the shape")
+    value = node.attributes.get("value", np.zeros(1, np.float32))
+    if not isinstance(value, np.ndarray) or value.size != 1:
+        raise ValueError("value is no single number")
+    if value.dtype.kind != "f":
+        raise Unsupported(f"a constant of {value.dtype} and free dimensions")
+    one = b.constant(Const(f"number.{value.item()!r}", value.reshape([1] * len(dims))))
+    return [broadcast(b, one, dims)]
 
 
 @operator("Tile", inputs=(2, 2))
