@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 import deepseek_det as dd
+from deepseek_det import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -167,6 +168,49 @@ def test_program_on_other_files_says_what_is_wrong(program, tmp_path):
         done = run([program, *arguments])
         assert done.returncode == code
         assert re.match(message, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m, s: None, ""),
+        (lambda m, s: m.pop("categories"), ""),
+        (lambda m, s: m.pop("anchors"), ""),
+        (lambda m, s: m.update(imgsz=96, model="renamed", more=[1, {"x": None}]), ""),
+        (lambda m, s: m.pop("graph"), "meta has no graph"),
+        (lambda m, s: m.pop("entries"), "meta has no graph"),
+        (lambda m, s: m.update(graph=m["graph"][:50]), "does not hold together"),
+        (lambda m, s: m.update(graph=m["graph"].replace("head.cls", "head.xyz")), "head.xyz"),
+        (lambda m, s: m["entries"].pop(), "does not hold together|meta.entries"),
+        (lambda m, s: m["entries"].append(m["entries"][0]), "does not hold together"),
+        (lambda m, s: m["entries"][0].pop("role"), "does not hold together"),
+        (lambda m, s: m["entries"][0].update(role="boss"), "'trainable'"),
+        (lambda m, s: m["entries"].insert(0, 3), "does not hold together"),
+        (lambda m, s: s.update(more=np.zeros(3)), "does not hold together"),
+        (lambda m, s: m["names"].pop(), "does not hold together|detector"),
+        (lambda m, s: m["categories"].pop(), "does not hold together"),
+        (lambda m, s: m.update(imgsz="large"), "imgsz|no detector's"),
+        (lambda m, s: m["anchors"].update(strides=[8, 16]), "anchors"),
+        (lambda m, s: m["anchors"].update(strides=[8, 16, 0]), "strides"),
+        (lambda m, s: m["anchors"].update(sides=[8]), "anchors|sides"),
+    ],
+)
+def test_c_and_python_take_the_same_files(program, tmp_path, change, message):
+    read = checkpoint.read(GOLDEN / "detector_v1.pt")
+    meta, state = dict(read.meta), dict(read.state)
+    meta["anchors"] = dict(meta["anchors"])
+    change(meta, state)
+    path, image = tmp_path / "x.pt", GOLDEN / "detector_v1.ppm"
+    checkpoint.write(path, meta, state)
+    pixels = np.asarray(Image.open(image))
+    if not message:
+        assert lines_of(path, image, program) == predicted(dd.Detector(path), pixels)
+        return
+    done = run([program, path, image])
+    assert done.returncode == 1
+    assert re.match(f"error: .*({message})", done.stderr), done.stderr
+    with pytest.raises((dd.Error, TypeError, ValueError), match=message):
+        predicted(dd.Detector(path), pixels)
 
 
 # ---- the installed library ----------------------------------------------------------------------
