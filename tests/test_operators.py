@@ -239,6 +239,49 @@ def test_planned_conv_transpose_has_the_same_bits_for_any_threads_and_batch(grou
     assert all(np.array_equal(r, results[0]) for r in results)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "params", "parameter"),
+    [
+        ((3, 50), (1000, 50), {"transpose_b": True}, True),  # few rows: cut by columns
+        ((2, 60, 17), (17, 90), {}, True),  # one matrix serves all: cut by rows
+        ((2, 3, 19, 70), (2, 1, 19, 33), {"transpose_a": True}, False),
+        ((5, 1, 40, 8), (1, 3, 21, 8), {"transpose_b": True}, False),
+    ],
+)
+def test_planned_products_have_the_same_bits_for_any_threads(
+    a: tuple[int, ...], b: tuple[int, ...], params: dict[str, Any], parameter: bool
+) -> None:
+    rng = np.random.default_rng(1)
+    store, graph = _core.Store(), _core.Graph()
+    x, w = rng.normal(size=a).astype(np.float32), rng.normal(size=b).astype(np.float32)
+    ids, inputs = [graph.input("a", "f32", a)], [x]
+    if parameter:
+        store.add("w", b, "trainable")
+        store.set("w", w)
+        ids.append(graph.entry(store, "w"))
+    else:
+        ids.append(graph.input("b", "f32", b))
+        inputs.append(w)
+    (y,) = graph.node("matmul", "product", ids, params)
+    (z,) = graph.node("unary", "act", [y], {"kind": "relu"})
+    graph.output("z", z)
+    types = [("f32", i.shape) for i in inputs]
+    (want,) = _core.Interpreter(graph, store, types).forward(inputs)
+    plan, before, results = _core.Plan(graph, store, types), _core.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            _core.set_num_threads(threads)
+            results.append(plan.forward(inputs)[0])
+    finally:
+        _core.set_num_threads(before)
+    assert np.abs(results[0] - want).max() <= 1e-5 * np.abs(want).max()
+    assert all(np.array_equal(r, results[0]) for r in results)
+    if parameter:  # packed anew where the parameter has changed
+        store.set("w", -w)
+        (turned,) = _core.Interpreter(graph, store, types).forward(inputs)
+        assert np.abs(plan.forward(inputs)[0] - turned).max() <= 1e-5 * np.abs(turned).max()
+
+
 def test_comparisons_take_integers_and_logic_takes_bytes() -> None:
     a, b = np.array([[-3], [2**31 - 1]], np.int32), np.array([-3, 0, 2**31 - 2], np.int32)
     assert np.array_equal(run("binary", {"kind": "greater"}, a, b)[0], a > b)

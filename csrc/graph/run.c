@@ -136,7 +136,14 @@ static void run_phase(const team *t, size_t first, size_t end, int phase, int th
 static void prepare(const team *t, int thread) {
     dd_plan *plan = t->run.plan;
     int64_t convs = (int64_t)plan->n_convs, norms = (int64_t)plan->n_norms;
-    for (int64_t u; (u = take(plan, 0, 0, 1, 2 * convs + norms)) >= 0;) {
+    int64_t steps = (int64_t)plan->n_steps;
+    for (int64_t u; (u = take(plan, 0, 0, 1, 2 * convs + norms + steps)) >= 0;) {
+        if (u >= 2 * convs + norms) {
+            const dd_step *s = &plan->steps[u - 2 * convs - norms];
+            if (s->prepare)
+                s->prepare(&t->run, s, thread);
+            continue;
+        }
         if (u >= 2 * convs) {
             if (!plan->norms[u - 2 * convs].batch)
                 dd_norm_static(&t->run, (int)(u - 2 * convs));

@@ -1,7 +1,6 @@
 /* The transposed convolution: each tap is a matrix product of a row of input pixels with the tap's
  * weights (C, O), added to every stride-th pixel of an output row. A unit makes whole output rows:
- * taps of one column order for every pixel, whatever the cut. Weights are packed by the step
- * itself, a tap a unit: beside the products that is little. */
+ * taps of one column order for every pixel, whatever the cut. */
 #include "base/threads.h"
 #include "graph/steps.h"
 
@@ -47,9 +46,9 @@ static geometry measure(const dd_plan *plan, const dd_node *n) {
     return g;
 }
 
-/* ---- phase 0: weights ---------------------------------------------------------------------- */
+/* ---- weights ------------------------------------------------------------------------------- */
 
-/* The weight lies as (C, O/groups, R, S). */
+/* The weight lies as (C, O/groups, R, S): a tap's is a matrix of long strides. */
 static void pack_tap(const dd_run *run, const dd_step *s, const geometry *g, int64_t tap) {
     const float *weight = run->plan->data[run->plan->graph->nodes[s->nodes[0]].in[1]];
     int64_t taps = g->y.taps * g->x.taps;
@@ -59,7 +58,14 @@ static void pack_tap(const dd_run *run, const dd_step *s, const geometry *g, int
                                           g->c, (int)g->o, packed + (size_t)i * g->group_floats);
 }
 
-/* ---- phase 1: rows ------------------------------------------------------------------------- */
+static void prepare(const dd_run *run, const dd_step *s, int thread) {
+    geometry g = measure(run->plan, &run->plan->graph->nodes[s->nodes[0]]);
+    (void)thread;
+    for (int64_t tap = 0; tap < g.y.taps * g.x.taps; tap++)
+        pack_tap(run, s, &g, tap);
+}
+
+/* ---- rows ---------------------------------------------------------------------------------- */
 
 /* The input pixels whose stamp's tap falls inside the row: from *begin on. */
 static int64_t columns_of(const axis *a, int64_t tap, int64_t *begin) {
@@ -122,10 +128,6 @@ static void step_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
     const dd_type *y = &run->plan->values[s->y].type;
     int64_t row, end;
     (void)thread;
-    if (phase == 0) {
-        pack_tap(run, s, &g, unit);
-        return;
-    }
     dd_cut(y->dims[0] * y->dims[1], s->units(run->plan, s, phase, dd_threads()), unit, &row, &end);
     for (; row < end; row++)
         make_row(run, s, &g, row / y->dims[1], row % y->dims[1]);
@@ -133,10 +135,8 @@ static void step_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
 
 static int64_t step_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
     const dd_type *y = &plan->values[s->y].type;
-    const dd_type *weight = &plan->values[plan->graph->nodes[s->nodes[0]].in[1]].type;
     int64_t rows = y->dims[0] * y->dims[1], units = threads == 1 ? 1 : 4 * (int64_t)threads;
-    if (phase == 0)
-        return weight->dims[2] * weight->dims[3];
+    (void)phase;
     return rows < units ? rows : units;
 }
 
@@ -179,7 +179,7 @@ dd_status dd_match_conv_transpose(dd_plan *plan, const dd_store *store, int node
     DD_TRY(dd_step_new(plan, "conv_transpose", &s));
     s->run = step_run;
     s->units = step_units;
-    s->n_phases = 2;
+    s->prepare = prepare;
     s->x = n->in[0];
     s->y = n->out[0];
     s->packed = plan->packed_size;

@@ -119,6 +119,8 @@ typedef struct dd_step {
     void (*run)(const struct dd_run *, const struct dd_step *, int phase, int64_t unit, int thread);
     int64_t (*units)(const struct dd_plan *, const struct dd_step *, int phase, int threads);
     int n_phases;
+    /* Packs weights that no dd_conv holds, where the store has changed since; NULL: none. */
+    void (*prepare)(const struct dd_run *, const struct dd_step *, int thread);
     int nodes[DD_STEP_NODES], n_nodes;
     int at, order;  /* index of its last node: the order of steps; then that of making */
     bool late;      /* after the other steps of its node */
@@ -134,7 +136,7 @@ typedef struct dd_step {
     bool act_first;             /* of a matrix product with a residual: act it is, no act_after */
     int norm;                   /* norm whose sums the store makes; -1 */
     dd_norm_gradient reduction; /* of dx, made in the store */
-    size_t packed;              /* conv_transpose: offset in plan->packed of its weights */
+    size_t packed;              /* of prepare: offset in plan->packed */
     /* chain: conv is the depthwise one, x the source, (y, residual, act, act_after) the last's */
     int expand, project; /* conv records of the 1×1 before and after it; -1 */
     int front;           /* of the stem before the expansion; -1 */
