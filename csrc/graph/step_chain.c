@@ -218,12 +218,16 @@ static void chain_run(const dd_run *run, const dd_step *s, int phase, int64_t un
     }
 }
 
-/* A unit a thread where an expansion would be computed again at each cut. */
+/* A unit a thread where an expansion would be computed again at each cut; else as many for each
+ * thread, up to four, as are HALOS times their halo, whose rows are loaded again. */
+enum { HALOS = 4 };
 static int64_t chain_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
     (void)phase;
     const dd_conv *c = &plan->convs[s->conv];
-    int64_t units = threads == 1 ? 1 : (s->expand >= 0 ? 1 : 4) * (int64_t)threads;
-    return c->n * c->oh < units ? c->n * c->oh : units;
+    int64_t rows = c->n * c->oh, halo = c->k_h > c->stride ? c->k_h - c->stride : 1;
+    int64_t each = s->expand >= 0 || threads == 1 ? 1 : rows / (HALOS * halo * threads);
+    int64_t units = (each < 1 ? 1 : each < 4 ? each : 4) * threads;
+    return rows < units ? rows : units;
 }
 
 /* A 1×1 that reads in place, or a stem. */
