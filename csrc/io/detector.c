@@ -1,5 +1,11 @@
 /* Only composition: the letterbox (image/resize.h), the plan (graph/plan.h), decoding and NMS
- * (detect/decode.h) and the anchors (detect/anchors.h) are the functions that Python calls, too. */
+ * (detect/decode.h) and the anchors (detect/anchors.h) are the functions that Python calls, too; so
+ * equal bits need no second implementation to be kept equal.
+ *
+ * One size and one image at a time keep it small: a plan, its arena and the buffers are made once,
+ * and a run takes memory only for NMS. Results do not depend on batches (a plan's promise), so
+ * nothing is lost but the overhead of small images on many cores. Another size is another
+ * detector; the model may be shared. */
 #include "io/detector.h"
 
 #include <string.h>
@@ -24,6 +30,7 @@ struct dd_detector {
     size_t boxes_capacity, scores_capacity, classes_capacity;
 };
 
+/* By name: the order of a graph's outputs is its maker's business. */
 static int output_number(const dd_graph *g, const char *name) {
     for (size_t i = 0; i < g->n_outputs; i++)
         if (strcmp(g->output_names[i], name) == 0)
@@ -60,6 +67,7 @@ static dd_status make_plan(dd_detector *d, const dd_graph *graph, const dd_model
     return DD_OK;
 }
 
+/* Anchors of a fixed size are constants of the detector. */
 static dd_status make_buffers(dd_detector *d, const dd_anchor_rule *rule) {
     size_t anchors = (size_t)d->anchors, side = (size_t)d->side;
     DD_TRY(dd_alloc(dd_plan_arena_bytes(d->plan), &d->arena));
@@ -85,7 +93,8 @@ dd_status dd_detector_create(const dd_model *model, int imgsz, dd_detector **det
     DD_TRY_DONE(dd_anchor_rule_levels(&model->anchors, side, side, levels));
     d->anchors = levels[model->anchors.n_strides];
     DD_TRY_DONE(dd_graph_deploy(model->graph, model->store, &graph, &d->store));
-    DD_TRY_DONE(make_plan(d, graph, model)); /* keeps a copy of the graph */
+    /* The plan keeps a copy of the graph; packed weights come with the first run. */
+    DD_TRY_DONE(make_plan(d, graph, model));
     DD_TRY_DONE(make_buffers(d, &model->anchors));
     *detector = d;
     d = NULL;
@@ -95,6 +104,7 @@ done:
     return status;
 }
 
+/* Also for one whose making failed half-way: what is not there yet is NULL. */
 void dd_detector_destroy(dd_detector *d) {
     if (!d)
         return;
@@ -139,6 +149,7 @@ dd_status dd_detector_run(dd_detector *d, const dd_pixels *image, const dd_detec
     DD_TRY(dd_reserve(&d->scores, &d->scores_capacity, room, sizeof(float)));
     DD_TRY(dd_reserve(&d->found_classes, &d->classes_capacity, room, sizeof(int32_t)));
     DD_TRY(look(d, image, &fit));
+    /* Rounded to float as Python's rows of a map are: the boxes' last bits depend on it. */
     dd_letterbox_map map = {(float)fit.scale, (float)fit.left, (float)fit.top, (float)image->width,
                             (float)image->height};
     dd_detect_input in = {.images = 1,
@@ -151,6 +162,7 @@ dd_status dd_detector_run(dd_detector *d, const dd_pixels *image, const dd_detec
     dd_detections out = {
         .count = &n, .boxes = d->found_boxes, .scores = d->scores, .classes = d->found_classes};
     DD_TRY(dd_detect_postprocess(&o, &in, &out));
+    /* Only now is anything written to the caller. */
     for (int32_t i = 0; i < n; i++) {
         const float *b = d->found_boxes + 4 * i;
         found[i] = (dd_detection){b[0], b[1], b[2], b[3], d->scores[i], d->found_classes[i]};

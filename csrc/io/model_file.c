@@ -1,4 +1,11 @@
-/* From the file's values to a model: every part is looked up by name, checked, and copied. */
+/* From the file's values to a model: every part is looked up by name, checked, and copied, so that
+ * the file's memory may go when the model stands.
+ *
+ * A value of a pickle may be referred to many times, so a small file can look like a huge one: a
+ * list of a million times the same dict, or parameters that are all one tensor. What is walked is
+ * therefore bounded three ways: the number of parameters, the size of the dicts that are searched
+ * once a parameter, and the numbers that all parameters have together (no more than the file has
+ * bytes). Nothing here descends by itself: the places that are read are known by name. */
 #include "io/model_file.h"
 
 #include <inttypes.h>
@@ -76,12 +83,14 @@ static dd_status read_number(const reader *r, const dd_torch_value *v, const cha
     return DD_OK;
 }
 
+/* Python's lists and tuples are one to a reader. */
 static bool is_list(const dd_torch_value *v) {
     return v && (v->kind == DD_TORCH_LIST || v->kind == DD_TORCH_TUPLE);
 }
 
 /* ---- parameters ---------------------------------------------------------------------------- */
 
+/* A role by its word, so that the enumeration may change. */
 static dd_status read_role(const reader *r, const dd_torch_value *v, const char *name,
                            dd_role *role) {
     static const char *const words[] = {"trainable", "state", "constant"};
@@ -157,6 +166,7 @@ static dd_status read_store(const reader *r) {
     return DD_OK;
 }
 
+/* After the store: the graph's text names its entries. */
 static dd_status read_graph(const reader *r) {
     const dd_torch_value *graph = dd_torch_get(r->f, r->meta, "graph");
     if (!graph || graph->kind != DD_TORCH_TEXT)
@@ -215,7 +225,9 @@ static dd_status read_anchor_list(const reader *r, const dd_torch_value *anchors
     return DD_OK;
 }
 
-/* meta.anchors: what differs from the default rule. */
+/* meta.anchors: what differs from the default rule. A word that is not known would change where the
+ * boxes are, so it is refused; unknown words of meta itself say other things and are passed over.
+ */
 static dd_status read_anchors(const reader *r) {
     const dd_torch_value *anchors = dd_torch_get(r->f, r->meta, "anchors");
     dd_anchor_rule *rule = &r->model->anchors;
@@ -240,6 +252,8 @@ static dd_status read_anchors(const reader *r) {
     return status == DD_OK ? DD_OK : fail_of(r, status);
 }
 
+/* What a file of this package always has may be absent in one that a tool has written: then the
+ * value stands that Python takes, too. */
 static dd_status read_meta(const reader *r) {
     const dd_torch_value *model = dd_torch_get(r->f, r->meta, "model"),
                          *imgsz = dd_torch_get(r->f, r->meta, "imgsz");
@@ -276,7 +290,7 @@ static dd_status read_model(reader *r) {
 dd_status dd_model_read(const char *data, size_t length, const char *name, dd_model **model) {
     dd_status status;
     dd_torch_file *file = NULL;
-    dd_model *m = NULL;
+    dd_model *m = NULL; /* shown to the caller when it is whole */
     DD_TRY_DONE(dd_torch_read(data, length, name, &file));
     DD_TRY_DONE(dd_alloc_array(1, sizeof *m, &m));
     reader r = {.name = name, .length = length, .f = file, .model = m};

@@ -3,7 +3,12 @@
  * are rows of a table here, and "calling" one builds a tensor or an empty dict.
  *
  * An operation takes at least a byte of the program and makes at most one value, so the number of
- * values is bounded by the program's length, and so is the memo. */
+ * values is bounded by the program's length, and so is the memo. Items of all containers lie in one
+ * array of numbers, where each stands for an operation that pushed it.
+ *
+ * The operations are those of protocols 2 to 5 (Lib/pickletools.py describes them) that builtin
+ * values and tensors are written with. Those that build other objects (INST, OBJ, NEWOBJ, EXT1 …)
+ * have no row, and neither have protocol 0's texts, which torch never writes. */
 #include "io/pickle.h"
 
 #include <inttypes.h>
@@ -62,7 +67,7 @@ static dd_status(fail)(const machine *m, const char *format, ...) {
 }
 #define fail(...) dd_failed((fail)(__VA_ARGS__)) /* never DD_OK; see base/error.h */
 
-/* The next n bytes of the program. */
+/* The next n bytes of the program. Every read of the program goes through here or the next two. */
 static dd_status take(machine *m, uint64_t n, const unsigned char **bytes) {
     if (n > (size_t)(m->end - m->at))
         return fail(m, "it ends within an operation");
@@ -113,7 +118,7 @@ static dd_status pop(machine *m, uint32_t *value) {
     return DD_OK;
 }
 
-/* The value on top, which stays there. */
+/* The value on top, which stays there. The pointer is good until the next value is made. */
 static dd_status top(machine *m, dd_torch_value **value) {
     if (!m->depth || m->stack[m->depth - 1] == MARK)
         return fail(m, "a value is missing on the stack");
@@ -158,7 +163,8 @@ static dd_status run_int(machine *m, int op) {
     return push_new(m, &v);
 }
 
-/* LONG1: up to 255 bytes in two's complement. */
+/* LONG1: up to 255 bytes in two's complement. What fits in 64 bits is a WHOLE however long it is
+ * written, so that sizes and counts have one form. */
 static dd_status run_long(machine *m, int op) {
     (void)op;
     uint64_t n = 0, low = 0;
@@ -217,6 +223,7 @@ static dd_status run_nothing(machine *m, int op) {
     return take_number(m, op == 0x80 ? 1 : 8, &ignored);
 }
 
+/* A mark is no value: nothing but pop_items() takes it from the stack. */
 static dd_status run_mark(machine *m, int op) {
     (void)op;
     return push(m, MARK);
@@ -243,6 +250,7 @@ static dd_status run_put(machine *m, int op) {
     return DD_OK;
 }
 
+/* The same value once more: this is how lists come to hold themselves. */
 static dd_status run_get(machine *m, int op) {
     uint64_t place = 0;
     DD_TRY(take_number(m, op == 'h' ? 1 : 4, &place));

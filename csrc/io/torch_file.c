@@ -1,4 +1,9 @@
-/* The container: checksum, zip, and which members matter; and elements as numbers. */
+/* The container: checksum, zip, and which members matter; and elements as numbers.
+ *
+ * The order of the checks is that of the best message. The checksum first, for it tells damage from
+ * a file of another kind; then the zip's frame; then what the pickle says. Files of torch's own
+ * have no checksum of the whole, so the members' CRCs stand in, all of them and each once: the
+ * pickle may refer to a member as often as it likes. */
 #include "io/torch_file.h"
 
 #include <math.h>
@@ -84,7 +89,7 @@ static dd_status read_zip(const dd_zip *zip, const char *name, bool sealed, dd_t
     return dd_pickle_run(program->data, program->size, &source, f);
 }
 
-/* What does not begin as a zip does. */
+/* What does not begin as a zip does. Bytes that do not print are shown as Python shows them. */
 static dd_status fail_kind(const char *data, size_t length, const char *name) {
     /* Files from before torch 1.6 begin with a pickled magic number. */
     static const char legacy[] = "\x80\x02\x8a\nl\xfc\x9c"
@@ -156,6 +161,7 @@ bool dd_torch_is(const dd_torch_value *v, const char *text) {
     return v->kind == DD_TORCH_TEXT && v->count == n && !memcmp(v->as.bytes, text, n);
 }
 
+/* From the end: of equal keys the last one counts, as in Python's dicts. */
 const dd_torch_value *dd_torch_get(const dd_torch_file *f, const dd_torch_value *dict,
                                    const char *key) {
     if (!dict || dict->kind != DD_TORCH_DICT)
@@ -166,6 +172,8 @@ const dd_torch_value *dd_torch_get(const dd_torch_file *f, const dd_torch_value 
     return NULL;
 }
 
+/* Sizes and strides stay where the pickle's tuples have them: a copy a tensor would let a small
+ * file with one tuple and many tensors grow. */
 int64_t dd_torch_size(const dd_torch_file *f, const dd_torch_tensor *t, int i) {
     return f->values[f->items[t->sizes + (size_t)i]].as.whole;
 }
@@ -272,7 +280,8 @@ void dd_torch_storage_copy(const dd_torch_file *f, const dd_torch_storage *s, vo
     }
 }
 
-/* Walks like an odometer; the last dimension is the innermost loop. */
+/* Walks like an odometer; the last dimension is the innermost loop. The machine has checked that
+ * all of it lies in the storage. */
 void dd_torch_tensor_floats(const dd_torch_file *f, const dd_torch_tensor *t, float *out) {
     const dd_torch_storage *s = &f->storages[t->storage];
     size_t bytes = dd_torch_type_bytes(s->type);

@@ -1,4 +1,14 @@
-/* From the end: the end record says where the directory is, the directory where the members are. */
+/* From the end: the end record says where the directory is, the directory where the members are.
+ *
+ *     local header, name, extra, data      a member; offsets below are of its header
+ *     ...
+ *     directory row, name, extra, comment  a row a member: sizes, checksum, where it begins
+ *     ...
+ *     end record, comment                  number of rows, size and place of the directory
+ *
+ * All numbers are little-endian and stand at odd addresses, so they are put together from bytes.
+ * The directory counts; of a local header only the name is compared, because writers that stream
+ * leave its sizes empty. */
 #include "io/zip.h"
 
 #include <stdlib.h>
@@ -23,6 +33,7 @@ static dd_status fail_declared(const char *file) {
     return dd_fail(DD_EFORMAT, "checkpoint: %s declares more bytes than it has, refused", file);
 }
 
+/* Fields by the offsets of APPNOTE's tables. */
 static uint32_t u16(const unsigned char *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8;
 }
@@ -83,6 +94,7 @@ static dd_status read_row(const unsigned char *data, size_t directory, const uns
     return locate(data, directory, u32(row + 42), file, m);
 }
 
+/* Order of the bytes, a beginning before what it begins. */
 static int compare_names(const char *a, size_t a_length, const char *b, size_t b_length) {
     int order = memcmp(a, b, a_length < b_length ? a_length : b_length);
     return order ? order : (a_length > b_length) - (a_length < b_length);
@@ -114,6 +126,7 @@ dd_status dd_zip_read(const char *data, size_t length, const char *file, dd_zip 
     if (u16(end + 4) || u16(end + 6) || u16(end + 8) != n || directory > room ||
         size > room - directory)
         return fail_damaged(file, "its end does not fit the rest");
+    /* The count is of 16 bits, so this is small before any row has been seen. */
     dd_zip made = {.n = n};
     dd_status status;
     DD_TRY_DONE(dd_alloc_array(n, sizeof *made.members, &made.members));
