@@ -14,7 +14,7 @@
 
 /* Bytes: of an expanded map that a core's cache holds; of the pixels between two stages, which
  * share the first-level cache with the projection's weights. */
-enum { EXPANDED_BYTES = 640 << 10, BETWEEN_BYTES = 24 << 10 };
+enum { EXPANDED_BYTES = 192 << 10, BETWEEN_BYTES = 24 << 10 };
 
 /* One image while its rows go by. Source rows count from the padding on: row p is row p - pad_top
  * of the map. */
