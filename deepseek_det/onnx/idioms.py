@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepseek_det.onnx import fold
+from deepseek_det.onnx import fold_moves
 from deepseek_det.onnx.ir import Array, Model, Node
 
 Idiom = Callable[["Net", Node], bool]
@@ -351,7 +351,7 @@ def _every_second(net: Net, name: str) -> tuple[str, int, int] | None:
         if any(a is None and n for a, n in zip(arrays[1:], node.inputs[1:], strict=True)):
             return None
         try:
-            found = fold.cuts(node, arrays, 4)
+            found = fold_moves.cuts(node, arrays, 4)
         except ValueError:
             return None
         for axis, start, end, step in found:

@@ -22,11 +22,11 @@ from deepseek_det.onnx.ir import Array, Model, Node, Port
 
 FIRST_OPSET, LAST_OPSET = 7, 28
 MAX_RANK = 6
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 MAX_BYTES = 1 << 31  # protobuf's own limit, for a file and for a tensor outside of it
 
 # TensorProto's element types by number: NumPy's type, and the field that holds values one by one.
-_TYPES: dict[int, tuple[str, str]] = {
+TYPES: dict[int, tuple[str, str]] = {
     1: ("f4", "float_data"),
     2: ("u1", "int32_data"),
     3: ("i1", "int32_data"),
@@ -184,14 +184,14 @@ class _Reader:
 
     def tensor(self, proto: Any, where: str) -> Array:
         """The array of a TensorProto; the data must fit its type and dimensions exactly."""
-        if proto.data_type not in _TYPES:
+        if proto.data_type not in TYPES:
             name = _NAMES.get(proto.data_type, f"number {proto.data_type}")
             raise Error(f"{where} has elements of type {name}, which is not supported")
         dims = [int(d) for d in proto.dims]
         if any(d < 0 for d in dims) or len(dims) > 32:
             raise Error(f"{where} has the shape {dims}")
         count = math.prod(dims)
-        code, field = _TYPES[proto.data_type]
+        code, field = TYPES[proto.data_type]
         dtype = np.dtype(code).newbyteorder("<")
         if proto.HasField("segment"):
             raise Error(f"{where} is a segment of a tensor, which is not supported")
@@ -302,10 +302,10 @@ def _port(value: Any, what: str) -> Port:
     if value.type.WhichOneof("value") != "tensor_type":
         raise Error(f"{where} is no tensor, which is not supported")
     tensor = value.type.tensor_type
-    if tensor.elem_type not in _TYPES:
+    if tensor.elem_type not in TYPES:
         name = _NAMES.get(tensor.elem_type, f"number {tensor.elem_type}")
         raise Error(f"{where} has elements of type {name}, which is not supported")
-    dtype = np.dtype(_TYPES[tensor.elem_type][0])
+    dtype = np.dtype(TYPES[tensor.elem_type][0])
     if not tensor.HasField("shape"):
         if what == "input":
             raise Error(f"{where} has no shape: its number of dimensions must be known")

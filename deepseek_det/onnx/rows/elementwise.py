@@ -24,7 +24,7 @@ from deepseek_det.onnx.build import (
 from deepseek_det.onnx.dims import Size, unequal
 from deepseek_det.onnx.ir import Node
 from deepseek_det.onnx.layout import Val
-from deepseek_det.onnx.read import _TYPES
+from deepseek_det.onnx.read import TYPES
 from deepseek_det.onnx.rows.shape import widened
 
 FLOAT_MAX = 3.4028234663852886e38
@@ -372,11 +372,11 @@ def not_(b: Builder, node: Node) -> list[Value]:
 @operator("Cast", "to", "saturate")
 def cast(b: Builder, node: Node) -> list[Value]:
     to: Any = node.attributes.get("to")
-    if to not in _TYPES:
+    if to not in TYPES:
         raise Unsupported(f"to element type {to}, which is not supported")
-    dtype = DTYPES.get(np.dtype(_TYPES[to][0]))
+    dtype = DTYPES.get(np.dtype(TYPES[to][0]))
     if dtype is None:
-        raise Unsupported(f"to {np.dtype(_TYPES[to][0])}, which is not supported")
+        raise Unsupported(f"to {np.dtype(TYPES[to][0])}, which is not supported")
     return [converted(b, b.val(node, 0), dtype)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepseek_det.onnx import fold, layout
+from deepseek_det.onnx import fold, fold_moves, layout
 from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, axis_of, operator
 from deepseek_det.onnx.dims import Dim, Size, Undecided, product, unequal
 from deepseek_det.onnx.ir import Node
@@ -37,7 +37,7 @@ def dropout(b: Builder, node: Node) -> list[Value]:
 
 @operator("Shape", "start", "end")
 def shape(b: Builder, node: Node) -> list[Value]:
-    dims = fold.shape_range(node, b.val(node, 0).dims)
+    dims = fold_moves.shape_range(node, b.val(node, 0).dims)
     return [Const(node.outputs[0], fold.shape_array(dims))]
 
 
@@ -184,7 +184,7 @@ def slice_(b: Builder, node: Node) -> list[Value]:
     arrays = [None, *(b.need_const(node, i, "a bound").array if b.has(node, i) else None
                       for i in range(1, len(node.inputs)))]  # fmt: skip
     rest: list[tuple[int, Size, Size, int, Size]] = []
-    for axis, start, end, step in fold.cuts(node, arrays, v.rank):
+    for axis, start, end, step in fold_moves.cuts(node, arrays, v.rank):
         size = v.dims[axis]
         if isinstance(size, int):
             taken = range(size)[slice(int(start), int(end), step)]
@@ -245,7 +245,7 @@ def split(b: Builder, node: Node) -> list[Value]:
     if len(node.outputs) > 64:
         raise Unsupported(f"has {len(node.outputs)} outputs, at most 64 are supported")
     arrays = [None, b.need_const(node, 1, "split").array if b.has(node, 1) else None]
-    sizes = fold.split_sizes(node, arrays, v.dims[axis], len(node.outputs))
+    sizes = fold_moves.split_sizes(node, arrays, v.dims[axis], len(node.outputs))
     if len(sizes) == 1:
         return [v]
     return list(pieces(b, v, axis, sizes))
