@@ -354,6 +354,7 @@ class Plan:
         strip_rows: int = 0,
         arena: Arena | None = None,
         seed: int = 0,
+        bf16: bool = False,
     ) -> Plan: ...
     def forward(
         self,

@@ -19,7 +19,7 @@ from deepseek_det import flags
 
 HELP = {
     "assigner": "how anchors get their object",
-    "amp": "mixed precision; not on a CPU",
+    "amp": "mixed precision: maps are bfloat16 between layers, weights float32",
     "augment": "augment the training images",
     "batch": "images of a step",
     "box_loss": "loss of the boxes",

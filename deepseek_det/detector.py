@@ -164,8 +164,9 @@ class Detector(Model):
         data: a folder or file in any layout that `data.load` knows, or a Dataset; strict, images:
         as there. imgsz: side of the letterboxed images, a multiple of 32. lr0: None takes the
         measured rate for the batch. freeze: the first n parts of the net (stem, stages, neck) or
-        name prefixes. patience: epochs without a better AP before it stops. resume: go on with
-        project/name's last.pt; what is left at its default then is as the run was started with,
+        name prefixes. patience: epochs without a better AP before it stops. amp: maps between
+        layers are bfloat16, which is faster and as accurate; checkpoints stay float32. resume: go
+        on with project/name's last.pt; what is left at its default then is as it was started with,
         data too. Afterwards the detector holds the best weights. Returns the run: .best .last .dir
         .metrics .history.
         Raises ValueError on arguments, Error on data and non-finite losses.

@@ -64,7 +64,8 @@ class Model:
 
     Input x: (N, H, W, C) uint8, or float32 in 0–1; H and W are free. A graph with other inputs
     (an imported one) takes {input: array}. Outputs are named NumPy arrays. `executor` is "plan" or,
-    for the plain C oracle, "interpret".
+    for the plain C oracle, "interpret". `amp`: training keeps its maps as bfloat16 between layers;
+    weights, their gradients and all outputs are float32 either way, and so is inference.
 
     >>> from deepseek_det import nn
     >>> model = Model(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()))
@@ -73,6 +74,7 @@ class Model:
     """
 
     executor: Literal["plan", "interpret"] = "plan"
+    amp: bool = False
 
     def __init__(self, module: nn.Module, channels: int = 3, seed: int = 0) -> None:
         store = _core.Store()
@@ -150,11 +152,14 @@ class Model:
     def _plan(
         self, mode: str, graph: _core.Graph, store: _core.Store, arrays: Sequence[npt.NDArray[Any]]
     ) -> Any:
-        key = (mode, self.executor, *((x.shape, x.dtype.str) for x in arrays))
+        bf16 = self.amp and mode == "train"
+        key = (mode, self.executor, bf16, *((x.shape, x.dtype.str) for x in arrays))
         if key not in self._plans:
             types = [(DTYPES[x.dtype], x.shape) for x in arrays]
             if self.executor == "plan":
-                self._plans[key] = _core.Plan(graph, store, types, arena=self.arena, seed=self.seed)
+                self._plans[key] = _core.Plan(
+                    graph, store, types, arena=self.arena, seed=self.seed, bf16=bf16
+                )
             else:
                 self._plans[key] = _core.Interpreter(graph, store, types, seed=self.seed)
             while len(self._plans) > PLANS:

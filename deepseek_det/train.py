@@ -97,7 +97,7 @@ class Settings:
             "assigner": ("tal", "atss", "max_iou"),
             "sampler": (None, "repeat"),
             "device": ("cpu",),
-            "amp": (False,),
+            "amp": (False, True),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -220,6 +220,7 @@ class Trainer:
         fitting = detector.with_classes(self.train_set.names, self.train_set.categories)
         self.detector = fitting.copy()
         self.detector.imgsz = settings.imgsz
+        self.detector.amp = settings.amp
         self.steps_an_epoch = self._steps_an_epoch()
         self.steps = settings.epochs * self.steps_an_epoch
         self.epoch = self.step = 0

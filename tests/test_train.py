@@ -180,7 +180,7 @@ def test_every_setting_trains(tmp_path: Path, options: dict[str, Any]) -> None:
         ({"workers": -1}, "workers is -1"),
         ({"multi_scale": 0.9}, "multi_scale is 0.9"),
         ({"device": "tpu"}, "device is 'tpu', one of 'cpu' was needed"),
-        ({"amp": True}, "amp is True"),
+        ({"amp": "yes"}, "amp is 'yes'"),
         ({"optimizer": "lion"}, "optimizer is 'lion', one of 'auto', 'adamw', 'sgd'"),
         ({"cls_loss": "hinge"}, "cls_loss is 'hinge'"),
         ({"sampler": "x"}, "sampler is 'x'"),
@@ -417,6 +417,28 @@ def test_a_resumed_run_ends_as_one_never_stopped(tmp_path: Path, at: tuple[str, 
     first = rows((whole.dir / "results.csv").read_text())
     second = rows((again.dir / "results.csv").read_text())
     assert [[r[0], *r[2:]] for r in first] == [[r[0], *r[2:]] for r in second]
+
+
+def test_mixed_precision_trains_and_resumes_like_float32(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 4, "workers": 0}
+    exact = train(tmp_path, name="exact", **options)
+    whole = train(tmp_path, name="whole", amp=True, **options)
+    for a, b in zip(exact.history, whole.history, strict=True):
+        assert b["loss_cls"] == pytest.approx(a["loss_cls"], rel=0.05)
+        assert b["loss_box"] == pytest.approx(a["loss_box"], rel=0.1)
+    assert not np.array_equal(state_of(exact.last)["weights"], state_of(whole.last)["weights"])
+
+    def stop(event: str, trainer: Trainer) -> None:
+        if event == "epoch_end" and trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, name="stopped", amp=True, callbacks=[stop], **options)
+    again = new().train(resume=True, project=tmp_path, name="stopped", verbose=False)
+    a, b = state_of(whole.last), state_of(again.last)
+    for name in ("weights", "ema", "m", "v"):
+        assert a[name].dtype == np.float32
+        assert np.array_equal(a[name], b[name]), name
 
 
 def test_resume_says_what_does_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -484,6 +484,7 @@ dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *in
     DD_TRY_DONE(dd_layout_pending(plan));
     dd_layout_views(plan);
     DD_TRY_DONE(match_all(plan, s));
+    dd_choose_halves(plan);
     for (size_t i = 0; i < plan->n_steps; i++)
         plan->steps[i].order = (int)i;
     if (plan->n_steps)

@@ -15,6 +15,7 @@ typedef struct dd_plan dd_plan;
 typedef struct dd_plan_options {
     uint64_t without_patterns;
     int strip_rows; /* 0: chosen by cache; else the strip's height (tests) */
+    bool bf16;      /* training: maps and their gradients between steps are stored as bfloat16 */
 } dd_plan_options;
 
 dd_status dd_plan_create(const dd_graph *g, const dd_store *s, const dd_type *inputs,

@@ -10,10 +10,19 @@ static char *place_base(const dd_run *run, int value) {
     return run->plan->data[value];
 }
 
-float *dd_row(const dd_run *run, int value, int64_t n, int64_t y) {
+void *dd_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x) {
     const dd_pvalue *v = &run->plan->values[value];
     int64_t width = v->type.rank == 4 ? v->type.dims[2] : 0;
-    return (float *)(void *)place_base(run, value) + n * v->image + y * width * v->pitch;
+    int64_t at = n * v->image + (y * width + x) * v->pitch;
+    return place_base(run, value) + at * (int64_t)dd_dtype_bytes(v->type.dtype);
+}
+
+float *dd_row(const dd_run *run, int value, int64_t n, int64_t y) {
+    return dd_pixels(run, value, n, y, 0);
+}
+
+bool dd_is_floats(const dd_plan *plan, int value) {
+    return dd_is_stored(plan, value) && plan->values[value].type.dtype == DD_F32;
 }
 
 bool dd_is_stored(const dd_plan *plan, int value) {
@@ -24,12 +33,26 @@ void *dd_scratch(const dd_run *run, int thread) {
     return run->plan->scratch + (size_t)thread * run->plan->scratch_bytes;
 }
 
+/* bfloat16 of a map of its own, which takes copies of whole rows where pixels are dense. */
+static void load_halves(const dd_run *run, int value, int64_t n, int64_t y, int64_t x,
+                        int64_t count, float *out, int64_t pitch) {
+    const dd_pvalue *v = &run->plan->values[value];
+    const uint16_t *from = dd_pixels(run, value, n, y, x);
+    int64_t c = dd_type_last(&v->type);
+    if (v->pitch == c && pitch == c) {
+        run->plan->kernels->bf16_to_f32(from, out, count * c);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++)
+        run->plan->kernels->bf16_to_f32(from + i * v->pitch, out + i * pitch, c);
+}
+
 static void load_affine(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t y, int64_t x,
                         int64_t count, float *out, int64_t pitch) {
     const dd_norm *norm = &run->plan->norms[v->norm];
-    const dd_pvalue *source = &run->plan->values[v->x];
-    dd_affine a = {.x = dd_row(run, v->x, n, y) + x * source->pitch,
-                   .pitch = source->pitch,
+    dd_affine a = {.x = dd_pixels(run, v->x, n, y, x),
+                   .x_bf16 = dd_is_half(run->plan, v->x),
+                   .pitch = run->plan->values[v->x].pitch,
                    .y = out,
                    .y_pitch = pitch,
                    .pixels = count,
@@ -45,9 +68,11 @@ static void load_bn_dx(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t
     const dd_norm *norm = &run->plan->norms[v->norm];
     const dd_pvalue *source = &run->plan->values[v->x], *gradient = &run->plan->values[v->dz];
     const float *vectors = run->plan->vectors;
-    dd_bn_dx b = {.dz = dd_row(run, v->dz, n, y) + x * gradient->pitch,
+    dd_bn_dx b = {.dz = dd_pixels(run, v->dz, n, y, x),
                   .dz_pitch = gradient->pitch,
-                  .x = dd_row(run, v->x, n, y) + x * source->pitch,
+                  .dz_bf16 = dd_is_half(run->plan, v->dz),
+                  .x_bf16 = dd_is_half(run->plan, v->x),
+                  .x = dd_pixels(run, v->x, n, y, x),
                   .pitch = source->pitch,
                   .dx = out,
                   .dx_pitch = pitch,
@@ -82,11 +107,8 @@ static void load_parts(const dd_run *run, const dd_pvalue *v, int64_t n, int64_t
                        int64_t count, float *out, int64_t pitch) {
     const dd_node *node = &run->plan->graph->nodes[v->parts];
     for (int i = 0; i < node->n_in; i++) {
-        const dd_pvalue *part = &run->plan->values[node->in[i]];
-        int64_t own = dd_type_last(&part->type);
-        run->plan->kernels->copy_f32(dd_row(run, node->in[i], n, y) + x * part->pitch, part->pitch,
-                                     out, pitch, count, own);
-        out += own;
+        dd_load_pixels_at(run, node->in[i], n, y, x, count, out, pitch);
+        out += dd_type_last(&run->plan->values[node->in[i]].type);
     }
 }
 
@@ -113,8 +135,11 @@ void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64
     const dd_pvalue *v = &run->plan->values[value];
     switch (v->pending) {
     case DD_STORED:
-        run->plan->kernels->copy_f32(dd_row(run, value, n, y) + x * v->pitch, v->pitch, out, pitch,
-                                     count, dd_type_last(&v->type));
+        if (dd_is_half(run->plan, value))
+            load_halves(run, value, n, y, x, count, out, pitch);
+        else
+            run->plan->kernels->copy_f32(dd_pixels(run, value, n, y, x), v->pitch, out, pitch,
+                                         count, dd_type_last(&v->type));
         break;
     case DD_PENDING_U8:
         load_u8(run, v, n, y, x, count, out, pitch);
@@ -136,19 +161,21 @@ void dd_load_pixels_at(const dd_run *run, int value, int64_t n, int64_t y, int64
 
 static void ahead_stored(const dd_run *run, int value, int64_t n, int64_t y, int64_t x,
                          int64_t count, dd_ahead *ahead) {
-    int64_t pitch = run->plan->values[value].pitch;
-    const float *at = dd_row(run, value, n, y) + x * pitch;
+    const dd_pvalue *v = &run->plan->values[value];
+    const char *at = dd_pixels(run, value, n, y, x);
     for (int i = 0; i < ahead->n; i++)
-        if (ahead->at[i] == (const char *)at)
+        if (ahead->at[i] == at)
             return;
     if (ahead->n == DD_AHEAD)
         return;
-    ahead->at[ahead->n] = (const char *)at;
-    ahead->bytes[ahead->n++] = count * pitch * (int64_t)sizeof(float);
+    ahead->at[ahead->n] = at;
+    ahead->bytes[ahead->n++] = count * v->pitch * (int64_t)dd_dtype_bytes(v->type.dtype);
 }
 
 void dd_ahead_add(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                   dd_ahead *ahead) {
+    if (value < 0)
+        return;
     const dd_pvalue *v = &run->plan->values[value];
     if (v->pending == DD_STORED) {
         ahead_stored(run, value, n, y, x, count, ahead);

@@ -255,6 +255,12 @@ dd_status dd_plan_backward(dd_plan *plan, const dd_binding *b) {
     return DD_OK;
 }
 
+static bool is_finite(const dd_pvalue *v, const void *data, int64_t at) {
+    if (v->type.dtype == DD_BF16)
+        return (((const uint16_t *)data)[at] & 0x7f80) != 0x7f80;
+    return isfinite(((const float *)data)[at]);
+}
+
 const char *dd_plan_first_nonfinite(dd_plan *plan, const dd_binding *b) {
     resolve(plan, b);
     for (size_t i = 0; i < plan->n_steps; i++) {
@@ -262,13 +268,13 @@ const char *dd_plan_first_nonfinite(dd_plan *plan, const dd_binding *b) {
         for (int k = 0; k < s->n_writes; k++) {
             const dd_pvalue *v = &plan->values[s->writes[k]];
             const float *data = plan->data[s->writes[k]];
-            if (!data || v->type.dtype != DD_F32)
+            if (!data || (v->type.dtype != DD_F32 && v->type.dtype != DD_BF16))
                 continue;
             int64_t n = v->type.rank >= 2 ? v->type.dims[0] : 1, c = dd_type_last(&v->type);
             int64_t rows = n ? dd_type_rows(&v->type) / n : 0;
             for (int64_t row = 0; row < n * rows; row++)
                 for (int64_t j = 0; j < c; j++)
-                    if (!isfinite(data[row / rows * v->image + row % rows * v->pitch + j]))
+                    if (!is_finite(v, data, row / rows * v->image + row % rows * v->pitch + j))
                         return plan->graph->nodes[s->nodes[0]].name;
         }
     }

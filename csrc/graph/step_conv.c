@@ -229,10 +229,9 @@ static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, 
     run->plan->kernels->gemm_f32(&g);
 }
 
-/* One output row by matrix products; `rows` is the padded source strip's row of tap 0. */
+/* One output row by matrix products, to `to`; `rows` is the padded source strip's row of tap 0. */
 static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, const float *rows,
-                     int64_t row_floats, int64_t n, int64_t y) {
-    const dd_pvalue *out = &run->plan->values[s->y];
+                     int64_t row_floats, int64_t n, int64_t y, float *to, int64_t pitch) {
     int in = c->c_in / c->groups, o = c->c_out / c->groups;
     int taps = c->by_tap ? c->k_h * c->k_w : c->planar ? c->k_h * in : c->k_h;
     const float *a[256];
@@ -251,8 +250,8 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
                           : c->planar ? c->k_w
                                       : c->k_w * in,
                      .b = run->plan->packed + c->packed + (size_t)g * group,
-                     .c = dd_row(run, s->y, n, y) + g * o,
-                     .ldc = out->pitch,
+                     .c = to + g * o,
+                     .ldc = pitch,
                      .m = c->ow,
                      .n = o,
                      .bias = bias ? bias + g * o : NULL,
@@ -267,40 +266,16 @@ static void conv_row(const dd_run *run, const dd_step *s, const dd_conv *c, cons
     }
 }
 
-static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c, const float *rows,
-                          int64_t row_floats, int64_t n, int64_t y) {
-    const float *taps[64];
-    for (int r = 0; r < c->k_h; r++)
-        taps[r] = rows + r * row_floats;
-    dd_depthwise d = {.rows = taps,
-                      .pitch = c->c_in,
-                      .k = c->k_h,
-                      .stride = c->stride,
-                      .c = c->c_in,
-                      .width = c->ow,
-                      .w = run->plan->packed + c->packed,
-                      .wpitch = dd_depthwise_pitch(c),
-                      .bias = dd_conv_bias(run, c),
-                      .act = s->act,
-                      .y = dd_row(run, s->y, n, y),
-                      .y_pitch = run->plan->values[s->y].pitch};
-    if (s->residual >= 0) {
-        d.residual = dd_row(run, s->residual, n, y);
-        d.residual_pitch = run->plan->values[s->residual].pitch;
-    }
-    run->plan->kernels->depthwise_f32(&d);
-}
-
-/* Batch sums of the rows just stored, while they are in cache. */
-static void add_sums(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t rows,
-                     int64_t slot) {
+/* Batch sums of rows just computed, while they are in cache. */
+static void add_sums(const dd_run *run, const dd_step *s, const float *y, int64_t pitch,
+                     int64_t rows, int64_t slot) {
     const dd_norm *norm = &run->plan->norms[s->norm];
-    const dd_pvalue *out = &run->plan->values[s->y];
+    int64_t width = run->plan->values[s->y].type.dims[2];
     double *sums = run->plan->sums + norm->sums + (size_t)slot * 2 * (size_t)norm->c;
-    dd_channel_sums sum = {.x = dd_row(run, s->y, n, y),
-                           .pitch = out->pitch,
-                           .row_pitch = out->type.dims[2] * out->pitch,
-                           .width = out->type.dims[2],
+    dd_channel_sums sum = {.x = y,
+                           .pitch = pitch,
+                           .row_pitch = width * pitch,
+                           .width = width,
                            .rows = rows,
                            .c = norm->c,
                            .shift = dd_store_data(run->binding->store, norm->running_mean),
@@ -310,7 +285,7 @@ static void add_sums(const dd_run *run, const dd_step *s, int64_t n, int64_t y, 
 }
 
 static void conv_strip(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t n, int64_t y,
-                       int64_t rows, float *scratch) {
+                       int64_t rows, int64_t slot, float *scratch) {
     if (reads_in_place(run->plan, s, c)) {
         run_in_place(run, s, c, n, y, rows);
         return;
@@ -324,12 +299,14 @@ static void conv_strip(const dd_run *run, const dd_step *s, const dd_conv *c, in
     (c->planar ? dd_load_planes : dd_load_strip)(run, s->x, n, y * c->stride - c->pad_top,
                                                  source_rows, c->pad_left, right > 0 ? right : 0,
                                                  scratch);
+    float *spare = scratch + source_rows * row_floats;
     for (int64_t i = 0; i < rows; i++) {
-        const float *source = scratch + i * c->stride * row_floats;
-        if (c->depthwise)
-            depthwise_row(run, s, c, source, row_floats, n, y + i);
-        else
-            conv_row(run, s, c, source, row_floats, n, y + i);
+        int64_t pitch;
+        float *to = dd_piece_begin(run, s->y, n, y + i, 0, spare, &pitch);
+        conv_row(run, s, c, scratch + i * c->stride * row_floats, row_floats, n, y + i, to, pitch);
+        if (s->norm >= 0)
+            add_sums(run, s, to, pitch, 1, slot);
+        dd_piece_end(run, s->y, n, y + i, 0, c->ow, to);
     }
 }
 
@@ -355,11 +332,10 @@ static void conv_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
         int64_t n = row / c->oh, y = row % c->oh;
         int64_t rows = end - row < c->oh - y ? end - row : c->oh - y;
         rows = rows < s->strip ? rows : s->strip;
-        conv_strip(run, s, c, n, y, rows, dd_scratch(run, thread));
-        if (s->norm >= 0)
-            add_sums(run, s, n, y, rows, unit);
+        conv_strip(run, s, c, n, y, rows, unit, dd_scratch(run, thread));
         row += rows;
     }
+    dd_pieces_done(run, s->y);
 }
 
 static int64_t conv_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
@@ -465,12 +441,15 @@ dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *ma
     dd_conv_epilogue(plan, s, c);
     take_sums(plan, s);
     dd_step_writes(s, s->y);
-    s->by_pieces = dd_conv_by_pieces(c) && (s->norm >= 0 || !reads_in_place(plan, s, c));
+    /* In training a stored map may turn out to be no floats. */
+    s->by_pieces = dd_conv_by_pieces(c) && (plan->graph->training || !reads_in_place(plan, s, c));
+    s->halves = true;
     s->strip =
         reads_in_place(plan, s, c) && s->norm < 0 ? (int)c->oh : strip_rows(plan, c, 192 << 10);
     if (plan->options.strip_rows > 0)
         s->strip = plan->options.strip_rows;
-    s->scratch = strip_bytes(c, s->strip < c->oh ? s->strip : (int)c->oh);
+    s->scratch = strip_bytes(c, s->strip < c->oh ? s->strip : (int)c->oh) +
+                 (size_t)dd_piece_floats(plan, s->y, c->ow) * sizeof(float);
     if (s->by_pieces)
         s->scratch = dd_conv_pieces_scratch(plan, s, c);
     dd_conv_use(plan, c);

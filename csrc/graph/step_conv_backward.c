@@ -20,16 +20,14 @@ typedef struct strip {
     int64_t dy_first, dy_left, dy_pitch, dy_row;
     const float *x; /* row y·stride - pad_top, pixel -pad_left */
     int64_t x_pitch, x_row;
+    float *dx; /* row dx_begin */
+    int64_t dx_pitch;
 } strip;
 
 static int64_t slot_floats(const dd_conv *c) {
     if (c->depthwise)
         return c->k_h * c->k_w * dd_depthwise_pitch(c);
     return (int64_t)c->k_h * c->k_w * (c->c_in / c->groups) * c->c_out;
-}
-
-static bool in_place(const dd_plan *plan, const dd_conv *c, int value) {
-    return dd_conv_pointwise(c) && dd_is_stored(plan, value);
 }
 
 /* Zero pixels that the phases of dx read left and right of a row of dy. */
@@ -75,29 +73,19 @@ static void load(const dd_run *run, const dd_step *s, const dd_conv *c, strip *t
     dy_margins(c, &left, &right);
     if (s->dx < 0)
         left = right = 0;
-    if (in_place(run->plan, c, s->dy)) {
-        t->dy_pitch = run->plan->values[s->dy].pitch;
-        t->dy = dd_row(run, s->dy, t->n, t->y);
-        t->dy_first = t->y;
-        t->dy_left = 0;
-        t->dy_row = c->ow * t->dy_pitch;
-    } else {
-        dd_load_strip(run, s->dy, t->n, first, end - first, left, right, scratch);
-        t->dy = scratch;
-        t->dy_first = first;
-        t->dy_left = left;
-        t->dy_pitch = c->c_out;
-        t->dy_row = (left + c->ow + right) * c->c_out;
-        scratch += (end - first) * t->dy_row;
+    dd_load_strip(run, s->dy, t->n, first, end - first, left, right, scratch);
+    t->dy = scratch;
+    t->dy_first = first;
+    t->dy_left = left;
+    t->dy_pitch = c->c_out;
+    t->dy_row = (left + c->ow + right) * c->c_out;
+    scratch += (end - first) * t->dy_row;
+    if (s->dx >= 0 && t->dx_end > t->dx_begin) {
+        t->dx = dd_piece_begin(run, s->dx, t->n, t->dx_begin, 0, scratch, &t->dx_pitch);
+        scratch += dd_piece_floats(run->plan, s->dx, (t->dx_end - t->dx_begin) * c->w);
     }
     if (s->dw_entry < 0 && s->dw < 0)
         return;
-    if (in_place(run->plan, c, s->x)) {
-        t->x_pitch = run->plan->values[s->x].pitch;
-        t->x = dd_row(run, s->x, t->n, t->y);
-        t->x_row = c->w * t->x_pitch;
-        return;
-    }
     int64_t reach = (int64_t)(c->k_h - 1) * c->dilation + 1;
     dd_load_strip(run, s->x, t->n, t->y * c->stride - c->pad_top,
                   (t->y_end - t->y - 1) * c->stride + reach, c->pad_left,
@@ -109,9 +97,12 @@ static void load(const dd_run *run, const dd_step *s, const dd_conv *c, strip *t
 
 /* ---- the gradient of the input ------------------------------------------------------------- */
 
+static float *dx_row(const dd_conv *c, const strip *t, int64_t y) {
+    return t->dx + (y - t->dx_begin) * c->w * t->dx_pitch;
+}
+
 static void dx_phase_row(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t,
-                         const dd_conv_phase *p, int64_t y, int64_t rows) {
-    const dd_pvalue *out = &run->plan->values[s->dx];
+                         const dd_conv_phase *p, int64_t y) {
     int in = c->c_in / c->groups, o = c->c_out / c->groups;
     int64_t pixels = (c->w - p->x0 + c->stride - 1) / c->stride;
     int64_t source = (y - p->y0) / c->stride + p->first_y;
@@ -131,9 +122,9 @@ static void dx_phase_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
                      .segments = segments,
                      .k = by_tap ? o : p->taps_x * o,
                      .b = run->plan->packed + c->packed_dx + p->packed + (size_t)g * group,
-                     .c = dd_row(run, s->dx, t->n, y) + p->x0 * out->pitch + g * in,
-                     .ldc = c->stride * out->pitch,
-                     .m = pixels * rows,
+                     .c = dx_row(c, t, y) + p->x0 * t->dx_pitch + g * in,
+                     .ldc = c->stride * t->dx_pitch,
+                     .m = pixels,
                      .n = in,
                      .n_end = in};
         if (s->dx_residual >= 0) {
@@ -148,32 +139,19 @@ static void dx_phase_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
 /* Pixels that no tap meets. */
 static void dx_untouched_row(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t,
                              const dd_conv_phase *p, int64_t y) {
-    const dd_pvalue *out = &run->plan->values[s->dx];
-    float *to = dd_row(run, s->dx, t->n, y);
+    float *to = dx_row(c, t, y);
     for (int64_t x = p->x0; x < c->w; x += c->stride) {
         if (s->dx_residual >= 0)
-            memmove(to + x * out->pitch,
+            memmove(to + x * t->dx_pitch,
                     dd_row(run, s->dx_residual, t->n, y) +
                         x * run->plan->values[s->dx_residual].pitch,
                     (size_t)c->c_in * sizeof(float));
         else
-            memset(to + x * out->pitch, 0, (size_t)c->c_in * sizeof(float));
+            memset(to + x * t->dx_pitch, 0, (size_t)c->c_in * sizeof(float));
     }
 }
 
 static void dx_dense(const dd_run *run, const dd_step *s, const dd_conv *c, const strip *t) {
-    if (in_place(run->plan, c, s->dy)) {
-        dx_phase_row(run, s, c, t, &c->phases[0], t->dx_begin, t->dx_end - t->dx_begin);
-        return;
-    }
-    /* A 1×1 of stride 1 takes the whole strip in one product: its rows are neighbours. */
-    bool joined = c->k_h == 1 && c->k_w == 1 && c->stride == 1 && c->pad_left == 0 &&
-                  c->pad_top == 0 && t->dy_left == 0 && t->dy_row == c->ow * t->dy_pitch &&
-                  c->ow == c->w;
-    if (joined) {
-        dx_phase_row(run, s, c, t, &c->phases[0], t->dx_begin, t->dx_end - t->dx_begin);
-        return;
-    }
     for (int64_t y = t->dx_begin; y < t->dx_end; y++)
         for (int i = 0; i < c->n_phases; i++) {
             const dd_conv_phase *p = &c->phases[i];
@@ -182,7 +160,7 @@ static void dx_dense(const dd_run *run, const dd_step *s, const dd_conv *c, cons
             if (p->taps_y * p->taps_x == 0)
                 dx_untouched_row(run, s, c, t, p, y);
             else
-                dx_phase_row(run, s, c, t, p, y, 1);
+                dx_phase_row(run, s, c, t, p, y);
         }
 }
 
@@ -292,11 +270,14 @@ static void backward_strip(const dd_run *run, const dd_step *s, const dd_conv *c
     t->dx_begin = t->dx_begin < c->h ? t->dx_begin : c->h;
     t->dx_end = t->dx_end < c->h ? t->dx_end : c->h;
     load(run, s, c, t, scratch);
-    if (s->dx >= 0)
+    if (s->dx >= 0 && t->dx_end > t->dx_begin) {
+        int64_t rows = t->dx_end - t->dx_begin;
         dx_dense(run, s, c, t);
-    if (s->reduction.norm >= 0)
-        dd_norm_gradient_rows(run, &s->reduction, s->dx, t->n, t->dx_begin, t->dx_end - t->dx_begin,
-                              unit);
+        for (int64_t i = 0; s->reduction.norm >= 0 && i < rows; i++)
+            dd_norm_gradient_pixels(run, &s->reduction, dx_row(c, t, t->dx_begin + i), t->dx_pitch,
+                                    t->n, t->dx_begin + i, 0, c->w, unit);
+        dd_piece_end(run, s->dx, t->n, t->dx_begin, 0, rows * c->w, t->dx);
+    }
     if (wants_dw(s))
         dw_dense(run, c, t, run->plan->slots + unit * slot_floats(c));
     if (wants_db(s))
@@ -347,16 +328,18 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
         backward_strip(run, s, c, &t, unit, dd_scratch(run, thread));
         row += rows;
     }
+    dd_pieces_done(run, s->dx);
 }
 
-/* Bytes of the two strips for `rows` rows of dy. */
+/* Bytes of the strips for `rows` rows of dy. */
 static size_t scratch_bytes(const dd_plan *plan, const dd_step *s, const dd_conv *c, int64_t rows) {
-    int64_t left, right, reach = (int64_t)(c->k_h - 1) * c->dilation + 1, floats = 0;
+    int64_t left, right, reach = (int64_t)(c->k_h - 1) * c->dilation + 1, floats;
     dy_margins(c, &left, &right);
-    if (!in_place(plan, c, s->dy))
-        floats += (rows + 2 * (reach / c->stride + 2)) * (left + c->ow + right) * c->c_out;
-    if (wants_dw(s) && !in_place(plan, c, s->x))
+    floats = (rows + 2 * (reach / c->stride + 2)) * (left + c->ow + right) * c->c_out;
+    if (wants_dw(s))
         floats += ((rows - 1) * c->stride + reach) * x_width(c) * c->c_in;
+    if (s->dx >= 0) /* the last strip has the rows below all taps as well */
+        floats += dd_piece_floats(plan, s->dx, (rows * c->stride + reach + c->stride) * c->w);
     return (size_t)floats * sizeof(float);
 }
 
@@ -496,6 +479,7 @@ dd_status dd_match_conv_backward(dd_plan *plan, const dd_store *store, int node,
         plan->packed_size += (c->packed_dx_floats + 15) / 16 * 16;
     }
     choose_strip(plan, s, c);
+    s->halves = true;
     s->n_phases = wants_dw(s) || wants_db(s) || s->reduction.norm >= 0 ? 2 : 1;
     if (wants_dw(s)) {
         size_t slots = (size_t)slot_floats(c) * (size_t)s->n_slots;

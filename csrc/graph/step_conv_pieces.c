@@ -20,8 +20,8 @@ static const float *piece_ready(const dd_run *run, int value, int64_t n, int64_t
                                 int64_t pixels, float *scratch, int64_t *pitch) {
     const dd_pvalue *v = &run->plan->values[value];
     *pitch = v->pitch;
-    if (v->pending == DD_STORED)
-        return dd_row(run, value, n, y) + x * v->pitch;
+    if (dd_is_floats(run->plan, value))
+        return dd_pixels(run, value, n, y, x);
     *pitch = dd_type_last(&v->type);
     dd_load_pixels(run, value, n, y, x, pixels, scratch);
     return scratch;
@@ -167,8 +167,7 @@ size_t dd_conv_pieces_scratch(const dd_plan *plan, const dd_step *s, const dd_co
     if (c->depthwise) {
         floats = ring_floats(c) + dd_piece_floats(plan, s->y, c->ow);
     } else {
-        floats = dd_is_stored(plan, s->x) ? 0 : (piece * c->c_in + 15) / 16 * 16;
-        floats += dd_piece_floats(plan, s->y, piece);
+        floats = dd_load_floats(plan, s->x, piece) + dd_piece_floats(plan, s->y, piece);
     }
     return (size_t)floats * sizeof(float);
 }
@@ -209,9 +208,8 @@ static int64_t backward_piece(const dd_conv *c) {
 }
 
 size_t dd_pointwise_backward_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
-    int64_t floats = dd_is_stored(plan, s->dy) ? 0 : c->c_out, piece = backward_piece(c);
-    floats += s->x < 0 || dd_is_stored(plan, s->x) ? 0 : c->c_in;
-    floats *= piece;
+    int64_t piece = backward_piece(c), floats = dd_load_floats(plan, s->dy, piece);
+    floats += s->x < 0 ? 0 : dd_load_floats(plan, s->x, piece);
     floats += s->dx < 0 ? 0 : dd_piece_floats(plan, s->dx, piece);
     return (size_t)floats * sizeof(float);
 }

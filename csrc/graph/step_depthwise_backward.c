@@ -40,7 +40,7 @@ static void dy_span(const dd_conv *c, int64_t y, int64_t *first, int64_t *end) {
 /* Makes the rows of dy that row y meets ready; rows[r] is tap row r's or NULL. */
 static void dy_ready(const dd_run *run, const dd_step *s, const dd_conv *c, pass *t, int64_t y,
                      const float **rows) {
-    bool stored = dd_is_stored(run->plan, s->dy);
+    bool stored = dd_is_floats(run->plan, s->dy);
     int64_t first, end, floats = c->ow * c->c_in;
     dy_span(c, y, &first, &end);
     t->loaded = t->loaded < first ? first : t->loaded;
@@ -67,10 +67,14 @@ static bool wants_db(const dd_step *s) {
 /* Pixels x.. of the input, where they lie or loaded. */
 static const float *x_ready(const dd_run *run, const dd_step *s, pass *t, int64_t y, int64_t x,
                             int64_t pixels, int64_t *pitch) {
+    if (s->x < 0) { /* frozen weights: any numbers do */
+        *pitch = dd_type_last(&run->plan->values[s->dx].type);
+        return t->x;
+    }
     const dd_pvalue *v = &run->plan->values[s->x];
-    if (dd_is_stored(run->plan, s->x)) {
+    if (dd_is_floats(run->plan, s->x)) {
         *pitch = v->pitch;
-        return dd_row(run, s->x, t->n, y) + x * v->pitch;
+        return dd_pixels(run, s->x, t->n, y, x);
     }
     *pitch = dd_type_last(&v->type);
     dd_load_pixels(run, s->x, t->n, y, x, pixels, t->x);
@@ -92,7 +96,7 @@ static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
     dy_ready(run, s, c, t, y, rows);
     dd_depthwise_backward d = {
         .dy_rows = rows,
-        .dy_pitch = dd_is_stored(run->plan, s->dy) ? run->plan->values[s->dy].pitch : c->c_out,
+        .dy_pitch = dd_is_floats(run->plan, s->dy) ? run->plan->values[s->dy].pitch : c->c_out,
         .out_width = c->ow,
         .k = c->k_h,
         .stride = c->stride,
@@ -151,9 +155,9 @@ static void add_part(const dd_run *run, const dd_conv *c, pass *t, int64_t slot)
 static int64_t place(const dd_plan *plan, const dd_step *s, const dd_conv *c, float *scratch,
                      pass *t) {
     int64_t piece = piece_pixels(c) * c->c_in, row = c->ow * c->c_in, at = 0;
-    int64_t sizes[] = {taps_floats(c), dd_is_stored(plan, s->dy) ? 0 : c->k_h * row,
-                       dd_is_stored(plan, s->x) ? 0 : piece,
-                       s->dx >= 0 ? dd_piece_floats(plan, s->dx, piece_pixels(c)) : piece,
+    int64_t sizes[] = {taps_floats(c), dd_load_floats(plan, s->dy, c->k_h * c->ow),
+                       s->x < 0 ? piece : dd_load_floats(plan, s->x, piece_pixels(c)),
+                       s->dx < 0 ? piece : dd_piece_floats(plan, s->dx, piece_pixels(c)),
                        wants_db(s) ? row : 0};
     float **parts[] = {&t->part, &t->ring, &t->x, &t->dx, &t->spare};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
@@ -174,6 +178,8 @@ void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t uni
     int64_t row, end;
     (void)place(run->plan, s, c, dd_scratch(run, thread), &t);
     memset(t.part, 0, (size_t)taps_floats(c) * sizeof(float));
+    if (s->x < 0)
+        memset(t.x, 0, (size_t)(piece_pixels(c) * c->c_in) * sizeof(float));
     dd_cut(c->n * c->h, s->n_slots, unit, &row, &end);
     for (int64_t done = 1; row < end; row++, done++) {
         if (row / c->h != t.n) {

@@ -204,6 +204,7 @@ static void add_gradient(const dd_run *run, const dd_norm_gradient *r, dd_bn_red
     const float *vectors = run->plan->vectors;
     reduce.pitch = run->plan->values[norm->x].pitch;
     reduce.row_pitch = run->plan->values[norm->x].type.dims[2] * reduce.pitch;
+    reduce.x_bf16 = dd_is_half(run->plan, norm->x);
     reduce.c = norm->c;
     reduce.scale = vectors + norm->scale;
     reduce.shift = vectors + norm->shift;
@@ -217,10 +218,11 @@ static void add_gradient(const dd_run *run, const dd_norm_gradient *r, dd_bn_red
 void dd_norm_gradient_rows(const dd_run *run, const dd_norm_gradient *r, int dz, int64_t n,
                            int64_t y, int64_t rows, int64_t slot) {
     const dd_pvalue *v = &run->plan->values[dz];
-    dd_bn_reduce reduce = {.dz = dd_row(run, dz, n, y),
+    dd_bn_reduce reduce = {.dz = dd_pixels(run, dz, n, y, 0),
+                           .dz_bf16 = dd_is_half(run->plan, dz),
                            .dz_pitch = v->pitch,
                            .dz_row_pitch = v->type.dims[2] * v->pitch,
-                           .x = dd_row(run, run->plan->norms[r->norm].x, n, y),
+                           .x = dd_pixels(run, run->plan->norms[r->norm].x, n, y, 0),
                            .width = v->type.dims[2],
                            .rows = rows};
     add_gradient(run, r, reduce, slot);
@@ -232,7 +234,7 @@ void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, const
     int in = run->plan->norms[r->norm].x;
     dd_bn_reduce reduce = {.dz = dz,
                            .dz_pitch = dz_pitch,
-                           .x = dd_row(run, in, n, y) + x * run->plan->values[in].pitch,
+                           .x = dd_pixels(run, in, n, y, x),
                            .width = pixels,
                            .rows = 1};
     add_gradient(run, r, reduce, slot);
@@ -320,6 +322,7 @@ dd_status dd_match_norm_reduce(dd_plan *plan, const dd_store *store, int node, b
     dd_step_reads(plan, s, s->dy);
     s->reduction = dd_norm_gradient_of(plan, s, node);
     s->norm = s->reduction.norm;
+    s->halves = true;
     *matched = true;
     return DD_OK;
 }

@@ -48,9 +48,9 @@ static void add_term(const dd_run *run, const dd_term *t, bool first, int64_t n,
     } else if (v->pending == DD_STORED || v->pending == DD_PENDING_AFFINE) {
         bool affine = v->pending == DD_PENDING_AFFINE;
         int source = affine ? v->x : t->value;
-        int64_t pitch = plan->values[source].pitch;
-        dd_affine a = {.x = dd_row(run, source, n, y) + x * pitch,
-                       .pitch = pitch,
+        dd_affine a = {.x = dd_pixels(run, source, n, y, x),
+                       .x_bf16 = dd_is_half(plan, source),
+                       .pitch = plan->values[source].pitch,
                        .y = to,
                        .y_pitch = c,
                        .pixels = count,
@@ -80,14 +80,14 @@ static void sum_run(const dd_run *run, const dd_step *s, int phase, int64_t unit
     for (int64_t row = begin; row < end; row++)
         for (int64_t x = 0; x < m.w; x += chunk) {
             int64_t n = row / m.h, y = row % m.h, count = m.w - x < chunk ? m.w - x : chunk;
-            float *to = dd_row(run, s->y, n, y) + x * out->pitch;
-            float *sum = out->pitch == m.c ? to : dense;
+            bool in_place = out->pitch == m.c && !dd_is_half(plan, s->y);
+            float *sum = in_place ? dd_pixels(run, s->y, n, y, x) : dense;
             for (int i = 0; i < s->n_terms; i++)
                 add_term(run, &s->terms[i], i == 0, n, y, x, count, m.c, sum, spare);
             if (s->act.kind != DD_IDENTITY)
                 plan->kernels->unary_f32(s->act, sum, sum, count * m.c);
-            for (int64_t i = 0; sum != to && i < count; i++)
-                memcpy(to + i * out->pitch, sum + i * m.c, (size_t)m.c * sizeof(float));
+            if (!in_place)
+                dd_store_pixels(run, s->y, n, y, x, count, sum, m.c);
         }
 }
 
@@ -153,6 +153,7 @@ static dd_status start(dd_plan *plan, int node, int y, dd_step **s) {
     (*s)->run = sum_run;
     (*s)->units = sum_units;
     (*s)->n_phases = 1;
+    (*s)->halves = true;
     (*s)->y = y;
     dd_step_node(plan, *s, node);
     return DD_OK;

@@ -147,6 +147,7 @@ typedef struct dd_step {
     int n_slots;
     int strip;                    /* rows at a time */
     bool by_pieces;               /* of pixels instead */
+    bool halves;                  /* loads and stores its maps in either type (stores.c) */
     int pixels;                   /* chain: between two of its stages at a time */
     size_t planes, planes_floats; /* winograd: its part of plan->slots */
     int64_t between_floats;       /* chain: of the pixels between two stages */
@@ -217,10 +218,14 @@ void dd_run_fail(const dd_run *run, dd_status status);
 
 /* ---- rows.c: the load stage ---------------------------------------------------------------- */
 
-/* Address of (image n, map row y, pixel 0) of a stored rank-4 value. */
+/* Address of (image n, map row y, pixel x) of a stored rank-4 value, floats or not. */
+void *dd_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x);
+/* The same of floats, pixel 0. */
 float *dd_row(const dd_run *run, int value, int64_t n, int64_t y);
-/* True where the value's pixels can be read in place: stored floats. */
+/* True where the value is stored, not pending. */
 bool dd_is_stored(const dd_plan *plan, int value);
+/* True where the value's pixels can be read in place: stored floats. Known once all steps are. */
+bool dd_is_floats(const dd_plan *plan, int value);
 /* `count` dense pixels from (n, y, x) of any value, pending or not, to `out` (C floats each). */
 void dd_load_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t count,
                     float *out);
@@ -278,16 +283,27 @@ void dd_count_work(dd_plan *plan);
 
 /* ---- stores.c: the store stage ------------------------------------------------------------- */
 
-/* Whether a value's pieces are computed in scratch and copied to their place past the caches. */
+/* Chooses which maps are stored as bfloat16, once all steps are known. */
+void dd_choose_halves(dd_plan *plan);
+bool dd_is_half(const dd_plan *plan, int value);
+/* Whether it goes past the caches. */
 bool dd_is_streamed(const dd_plan *plan, int value);
-/* Floats of scratch that a piece of `pixels` needs: 0 where it is computed in place. */
+/* Whether a value's pieces are computed in scratch and copied to their place: bfloat16, or floats
+ * that go past the caches. */
+bool dd_is_staged(const dd_plan *plan, int value);
+/* Floats of scratch to reserve for a piece of `pixels`: 0 where it is surely computed in place. */
 int64_t dd_piece_floats(const dd_plan *plan, int value, int64_t pixels);
+/* Floats of scratch to reserve where `pixels` of a value are loaded unless they are floats. */
+int64_t dd_load_floats(const dd_plan *plan, int value, int64_t pixels);
 /* Where to compute the pixels of a stored value from (n, y, x) on: in place, or `scratch`. */
 float *dd_piece_begin(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, float *scratch,
                       int64_t *pitch);
 /* They are computed, and whatever else reads them has done so. */
 void dd_piece_end(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t pixels,
                   const float *piece);
+/* Stores pixels at any pitch, and writes no pad lane. */
+void dd_store_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t pixels,
+                     const float *from, int64_t pitch);
 /* At the end of a unit. */
 void dd_pieces_done(const dd_run *run, int value);
 

@@ -188,3 +188,27 @@ void DD_NAME(stream_f32)(const float *x, float *y, int64_t n) {
     if (i < n)
         v_store_n(y + i, v_load_n(x + i, (int)(n - i)), (int)(n - i));
 }
+
+void DD_NAME(bf16_to_f32)(const uint16_t *x, float *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(y + i, v_load_bf16(x + i));
+    if (i < n)
+        v_store_n(y + i, v_load_bf16_n(x + i, (int)(n - i)), (int)(n - i));
+}
+
+void DD_NAME(f32_to_bf16)(const float *x, uint16_t *y, int64_t n, bool stream) {
+    const int64_t mask = VL * (int64_t)sizeof *y - 1;
+    int64_t i = 0;
+    if (stream) {
+        i = ((mask + 1 - ((intptr_t)y & mask)) & mask) / (int64_t)sizeof *y;
+        i = i < n ? i : n;
+        v_store_bf16_n(y, v_load_n(x, (int)i), (int)i);
+        for (; i + VL <= n; i += VL)
+            v_stream_bf16(y + i, v_load(x + i));
+    }
+    for (; i + VL <= n; i += VL)
+        v_store_bf16(y + i, v_load(x + i));
+    if (i < n)
+        v_store_bf16_n(y + i, v_load_n(x + i, (int)(n - i)), (int)(n - i));
+}

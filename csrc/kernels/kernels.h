@@ -223,6 +223,7 @@ typedef struct dd_affine {
     dd_act act;
     const float *residual;
     int64_t residual_pitch;
+    bool x_bf16; /* x is bfloat16; the pitch counts elements */
 } dd_affine;
 
 /* Batch norm's gradient with its activation. With u = x·scale + shift and d = dz · act'(u):
@@ -236,10 +237,11 @@ typedef struct dd_bn_reduce {
     const float *scale, *shift, *mean;
     dd_act act;
     double *sum_d, *sum_dx;
+    bool dz_bf16, x_bf16; /* as in dd_affine */
 } dd_bn_reduce;
 
 /* dx[p, c] = d·p[c] + x·q[c] + r[c] with d as in dd_bn_reduce; (p, q, r) hold the means, the
- * variance and gamma. dx may be dz. */
+ * variance and gamma. dx may be dz where that is float. */
 typedef struct dd_bn_dx {
     const float *dz;
     int64_t dz_pitch;
@@ -251,6 +253,7 @@ typedef struct dd_bn_dx {
     int c;
     const float *scale, *shift, *p, *q, *r;
     dd_act act;
+    bool dz_bf16, x_bf16; /* as in dd_affine */
 } dd_bn_dx;
 
 /* ---- optimizer (optimizer.c): one pass over a flat segment --------------------------------- */

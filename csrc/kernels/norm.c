@@ -10,6 +10,19 @@
  * read once for the four. */
 #include "kernels/activation.h"
 
+/* `n` lanes of an array of floats or, where `half`, of bfloat16. */
+V_INLINE vf load_any(const float *array, int64_t at, int n, bool half) {
+    const uint16_t *halves = (const uint16_t *)(const void *)array + at;
+    if (!half)
+        return V_LOAD(array + at, n);
+    return n == VL ? v_load_bf16(halves) : v_load_bf16_n(halves, n);
+}
+
+static const float *offset_any(const float *array, int64_t by, bool half) {
+    return half ? (const float *)(const void *)((const uint16_t *)(const void *)array + by)
+                : array + by;
+}
+
 /* ---- sums ---------------------------------------------------------------------------------- */
 
 /* Channels whose double sums a call keeps on the stack: whole vectors there, whatever the caller's
@@ -139,15 +152,15 @@ V_INLINE vf through_activation(dd_act act, vf dz, vf x, vf scale, vf shift) {
     return v_mul(dz, act_slope_hot(act, v_fma(x, scale, shift)));
 }
 
-V_INLINE void reduce_step(const dd_bn_reduce *r, dd_act act, const float *dz, const float *x,
+V_INLINE void reduce_step(const dd_bn_reduce *r, dd_act act, int64_t dz, int64_t x,
                           const reduce_constants *k, int G, int P, int n, vf *sum_d, vf *sum_dx) {
     DD_UNROLL
     for (int p = 0; p < P; p++) {
         DD_UNROLL
         for (int g = 0; g < G; g++) {
             const int lanes = g == G - 1 ? n : VL, i = p * G + g;
-            vf v = V_LOAD(x + p * r->pitch + g * VL, lanes);
-            vf d = V_LOAD(dz + p * r->dz_pitch + g * VL, lanes);
+            vf v = load_any(r->x, x + p * r->pitch + g * VL, lanes, r->x_bf16);
+            vf d = load_any(r->dz, dz + p * r->dz_pitch + g * VL, lanes, r->dz_bf16);
             d = through_activation(act, d, v, k->scale[g], k->shift[g]);
             sum_d[i] = v_add(sum_d[i], d);
             sum_dx[i] = v_fma(d, v_sub(v, k->mean[g]), sum_dx[i]);
@@ -169,8 +182,7 @@ V_INLINE void reduce_group(const dd_bn_reduce *r, dd_act act, double_sums *total
     DD_UNROLL
     for (int i = 0; i < G * P; i++)
         sum_d[i] = sum_dx[i] = v_zero();
-    const float *x = r->x + y * r->row_pitch + ch, *dz = r->dz + y * r->dz_row_pitch + ch;
-    int64_t left = r->width;
+    int64_t x = y * r->row_pitch + ch, dz = y * r->dz_row_pitch + ch, left = r->width;
     DD_ROLLED
     for (; left >= P; left -= P, x += P * r->pitch, dz += P * r->dz_pitch)
         reduce_step(r, act, dz, x, &k, G, P, n, sum_d, sum_dx);
@@ -201,14 +213,19 @@ V_INLINE void reduce_all(const dd_bn_reduce r, dd_act act) {
 void DD_NAME(bn_reduce_f32)(const dd_bn_reduce *r) {
     for (int ch = 0; ch < r->c; ch += SUM_CHANNELS) {
         dd_bn_reduce part = *r;
-        part.dz += ch;
-        part.x += ch;
+        part.dz = offset_any(r->dz, ch, r->dz_bf16);
+        part.x = offset_any(r->x, ch, r->x_bf16);
         part.c = r->c - ch < SUM_CHANNELS ? r->c - ch : SUM_CHANNELS;
         part.scale = r->scale ? r->scale + ch : NULL;
         part.shift = r->shift ? r->shift + ch : NULL;
         part.mean = r->mean ? r->mean + ch : NULL;
         part.sum_d += ch;
         part.sum_dx += ch;
+        if (part.x_bf16 || part.dz_bf16) {
+            ACT_DISPATCH(r->act.kind, reduce_all(part, act_of_kind(KIND, r->act)))
+            continue;
+        }
+        part.x_bf16 = part.dz_bf16 = false; /* constants for this copy of the loops */
         ACT_DISPATCH(r->act.kind, reduce_all(part, act_of_kind(KIND, r->act)))
     }
 }
@@ -220,12 +237,13 @@ void DD_NAME(bn_reduce_f32)(const dd_bn_reduce *r) {
 V_INLINE void affine_tile(const dd_affine *a, dd_act act, int P, int64_t p, int ch, int n) {
     vf scale = a->scale ? V_LOAD(a->scale + ch, n) : v_set1(1.0f);
     vf shift = a->shift ? V_LOAD(a->shift + ch, n) : v_zero();
-    const float *x = a->x + p * a->pitch + ch;
+    const int64_t x = p * a->pitch + ch;
     float *y = a->y + p * a->y_pitch + ch;
     vf v[4];
     DD_UNROLL
     for (int i = 0; i < P; i++)
-        v[i] = act_apply_hot(act, v_fma(V_LOAD(x + i * a->pitch, n), scale, shift));
+        v[i] =
+            act_apply_hot(act, v_fma(load_any(a->x, x + i * a->pitch, n, a->x_bf16), scale, shift));
     if (a->residual != NULL) {
         const float *residual = a->residual + p * a->residual_pitch + ch;
         DD_UNROLL
@@ -254,19 +272,27 @@ V_INLINE void affine_all(const dd_affine a, dd_act act) {
         affine_pixels(&a, act, 1, p);
 }
 
-void DD_NAME(affine_f32)(const dd_affine *a){
-    ACT_DISPATCH(a->act.kind, affine_all(*a, act_of_kind(KIND, a->act)))}
+void DD_NAME(affine_f32)(const dd_affine *a) {
+    dd_affine copy = *a;
+    if (a->x_bf16) {
+        ACT_DISPATCH(a->act.kind, affine_all(copy, act_of_kind(KIND, a->act)))
+        return;
+    }
+    copy.x_bf16 = false; /* a constant for this copy of the loops */
+    ACT_DISPATCH(a->act.kind, affine_all(copy, act_of_kind(KIND, a->act)))
+}
 
 V_INLINE void bn_dx_tile(const dd_bn_dx *b, dd_act act, int P, int64_t pixel, int ch, int n) {
     vf scale = b->scale ? V_LOAD(b->scale + ch, n) : v_set1(1.0f);
     vf shift = b->shift ? V_LOAD(b->shift + ch, n) : v_zero();
     vf p = V_LOAD(b->p + ch, n), q = V_LOAD(b->q + ch, n), r = V_LOAD(b->r + ch, n);
-    const float *dz = b->dz + pixel * b->dz_pitch + ch, *x = b->x + pixel * b->pitch + ch;
+    const int64_t dz = pixel * b->dz_pitch + ch, x = pixel * b->pitch + ch;
     float *dx = b->dx + pixel * b->dx_pitch + ch;
     DD_UNROLL
     for (int i = 0; i < P; i++) {
-        vf v = V_LOAD(x + i * b->pitch, n);
-        vf d = through_activation(act, V_LOAD(dz + i * b->dz_pitch, n), v, scale, shift);
+        vf v = load_any(b->x, x + i * b->pitch, n, b->x_bf16);
+        vf d = load_any(b->dz, dz + i * b->dz_pitch, n, b->dz_bf16);
+        d = through_activation(act, d, v, scale, shift);
         V_STORE(dx + i * b->dx_pitch, v_fma(d, p, v_fma(v, q, r)), n);
     }
 }
@@ -288,5 +314,11 @@ V_INLINE void bn_dx_all(const dd_bn_dx b, dd_act act) {
 }
 
 void DD_NAME(bn_dx_f32)(const dd_bn_dx *b) {
-    ACT_DISPATCH(b->act.kind, bn_dx_all(*b, act_of_kind(KIND, b->act)))
+    dd_bn_dx copy = *b;
+    if (b->x_bf16 || b->dz_bf16) {
+        ACT_DISPATCH(b->act.kind, bn_dx_all(copy, act_of_kind(KIND, b->act)))
+        return;
+    }
+    copy.x_bf16 = copy.dz_bf16 = false; /* constants for this copy of the loops */
+    ACT_DISPATCH(b->act.kind, bn_dx_all(copy, act_of_kind(KIND, b->act)))
 }

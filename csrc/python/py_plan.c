@@ -148,18 +148,19 @@ static dd_status create(object *o, const dd_graph *graph, const dd_type *inputs,
     return dd_plan_create(o->graph, store_of(o), inputs, options, &o->plan);
 }
 
-/* Plan(graph, store, inputs, without_patterns=0, strip_rows=0, arena=None, seed=0) */
+/* Plan(graph, store, inputs, without_patterns=0, strip_rows=0, arena=None, seed=0, bf16=False) */
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    static char *names[] = {"graph",      "store", "inputs", "without_patterns",
-                            "strip_rows", "arena", "seed",   NULL};
+    static char *names[] = {"graph", "store", "inputs", "without_patterns", "strip_rows", "arena",
+                            "seed",  "bf16",  NULL};
     PyObject *graph, *store, *shapes, *given = Py_None;
     unsigned long long without = 0, seed = 0;
     dd_plan_options options = {0};
     dd_type *inputs;
+    int bf16 = 0;
     (void)type;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!O|KiOK", names, dd_py_graph_type, &graph,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!O|KiOKp", names, dd_py_graph_type, &graph,
                                      dd_py_store_type, &store, &shapes, &without,
-                                     &options.strip_rows, &given, &seed))
+                                     &options.strip_rows, &given, &seed, &bf16))
         return NULL;
     if (given != Py_None && !PyObject_TypeCheck(given, arena_type)) {
         PyErr_SetString(PyExc_TypeError, "plan: arena is an Arena or None");
@@ -168,6 +169,7 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *keywords
     if (dd_py_input_types(((dd_py_graph *)graph)->graph, shapes, &inputs) < 0)
         return NULL;
     options.without_patterns = without;
+    options.bf16 = bf16 != 0;
     allocfunc make = (allocfunc)PyType_GetSlot(plan_type, Py_tp_alloc);
     object *o = (object *)make(plan_type, 0);
     PyObject *own =

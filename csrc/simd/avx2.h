@@ -160,6 +160,32 @@ V_INLINE void v_store_int_n(int32_t *p, vi i, int n) {
     _mm256_maskstore_epi32(p, v_tail(n), i);
 }
 
+V_INLINE vf v_from_u16(__m128i halves) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+V_INLINE __m128i v_to_u16(vi i) {
+    return _mm_packus_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+}
+V_INLINE vf v_load_bf16(const uint16_t *p) {
+    return v_from_u16(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+V_INLINE vf v_load_bf16_n(const uint16_t *p, int n) {
+    uint16_t lanes[VL] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return v_load_bf16(lanes);
+}
+V_INLINE void v_store_u16(uint16_t *p, vi i) {
+    _mm_storeu_si128((__m128i *)(void *)p, v_to_u16(i));
+}
+V_INLINE void v_store_u16_n(uint16_t *p, vi i, int n) {
+    uint16_t lanes[VL];
+    v_store_u16(lanes, i);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+V_INLINE void v_stream_u16(uint16_t *p, vi i) {
+    _mm_stream_si128((__m128i *)(void *)p, v_to_u16(i));
+}
+
 V_INLINE vf v_load_u8(const uint8_t *p) {
     __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)p);
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));

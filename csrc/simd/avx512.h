@@ -159,6 +159,25 @@ V_INLINE void v_store_int_n(int32_t *p, vi i, int n) {
     _mm512_mask_storeu_epi32(p, v_tail(n), i);
 }
 
+V_INLINE vf v_from_u16(__m256i halves) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+V_INLINE vf v_load_bf16(const uint16_t *p) {
+    return v_from_u16(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+V_INLINE vf v_load_bf16_n(const uint16_t *p, int n) {
+    return v_from_u16(_mm256_maskz_loadu_epi16(v_tail(n), p));
+}
+V_INLINE void v_store_u16(uint16_t *p, vi i) {
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(i));
+}
+V_INLINE void v_store_u16_n(uint16_t *p, vi i, int n) {
+    _mm256_mask_storeu_epi16(p, v_tail(n), _mm512_cvtepi32_epi16(i));
+}
+V_INLINE void v_stream_u16(uint16_t *p, vi i) {
+    _mm256_stream_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(i));
+}
+
 V_INLINE vf v_load_u8(const uint8_t *p) {
     __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)p);
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));

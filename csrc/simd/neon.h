@@ -170,6 +170,26 @@ V_INLINE vf v_load_u8_n(const uint8_t *p, int n) {
     uint16x4_t wide = vget_low_u16(vmovl_u8(vld1_u8(bytes)));
     return vcvtq_f32_u32(vmovl_u16(wide));
 }
+V_INLINE vf v_load_bf16(const uint16_t *p) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+V_INLINE vf v_load_bf16_n(const uint16_t *p, int n) {
+    uint16_t lanes[VL] = {0};
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return v_load_bf16(lanes);
+}
+V_INLINE void v_store_u16(uint16_t *p, vi i) {
+    vst1_u16(p, vmovn_u32(vreinterpretq_u32_s32(i)));
+}
+V_INLINE void v_store_u16_n(uint16_t *p, vi i, int n) {
+    uint16_t lanes[VL];
+    v_store_u16(lanes, i);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+V_INLINE void v_stream_u16(uint16_t *p, vi i) {
+    v_store_u16(p, i);
+}
+
 V_INLINE vf v_load_u8(const uint8_t *p) {
     return v_load_u8_n(p, 4);
 }

@@ -154,6 +154,23 @@ V_INLINE void v_store_int_n(int32_t *p, vi i, int n) {
         *p = i;
 }
 
+V_INLINE vf v_load_bf16(const uint16_t *p) {
+    return v_as_float((vi)((uint32_t)*p << 16));
+}
+V_INLINE vf v_load_bf16_n(const uint16_t *p, int n) {
+    return n ? v_load_bf16(p) : 0.0f;
+}
+V_INLINE void v_store_u16(uint16_t *p, vi i) {
+    *p = (uint16_t)i;
+}
+V_INLINE void v_store_u16_n(uint16_t *p, vi i, int n) {
+    if (n)
+        *p = (uint16_t)i;
+}
+V_INLINE void v_stream_u16(uint16_t *p, vi i) {
+    v_store_u16(p, i);
+}
+
 V_INLINE vf v_load_u8(const uint8_t *p) {
     return (float)*p;
 }

@@ -19,6 +19,9 @@
  *   v_set1_int(i) v_add_int v_sub_int v_and_int v_or_int v_select_int(m, a, b)   integers wrap
  *   v_shift_left(i, bits) v_shift_right(i, bits)           the right shift brings in zeros
  *   v_load_int(p) v_store_int(p, i) v_store_int_n(p, i, n)
+ *   v_load_bf16(p) v_store_bf16(p, v) and _n               bfloat16, rounded to nearest even
+ *   v_stream(p, v) v_stream_bf16(p, v) v_stream_end()      past the caches, aligned
+ *   v_store_u16(p, i) and _n, v_stream_u16(p, i)           the lower halves of int32 < 65536
  *   v_load_u8(p) -> vf                                     VL bytes as floats; v_load_u8_n(p, n)
  *
  * V_INLINE marks a function of a kernel file as `static inline`, always inlined: a tile's sizes are
@@ -38,6 +41,24 @@
 #else
 #include "simd/scalar.h"
 #endif
+
+/* The bits of the nearest bfloat16 in each lane's lower half, ties to even; a NaN stays one. */
+V_INLINE vi v_bf16_bits(vf x) {
+    vi bits = v_as_int(x);
+    vi odd = v_and_int(v_shift_right(bits, 16), v_set1_int(1));
+    vi up = v_add_int(bits, v_add_int(odd, v_set1_int(0x7fff)));
+    return v_select_int(v_eq(x, x), v_shift_right(up, 16), v_set1_int(0x7fc0));
+}
+
+V_INLINE void v_store_bf16(uint16_t *p, vf x) {
+    v_store_u16(p, v_bf16_bits(x));
+}
+V_INLINE void v_store_bf16_n(uint16_t *p, vf x, int n) {
+    v_store_u16_n(p, v_bf16_bits(x), n);
+}
+V_INLINE void v_stream_bf16(uint16_t *p, vf x) {
+    v_stream_u16(p, v_bf16_bits(x));
+}
 
 /* e^x; the same bits on every level. Range reduction x = n·ln 2 + r with |r| <= ln 2 / 2, then
  * the polynomial of Cephes' expf. Above ln(FLT_MAX) it is infinity; below ln(FLT_MIN) it is 0, not

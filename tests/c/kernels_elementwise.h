@@ -190,6 +190,81 @@ void check_stream_f32(kernel_check *k) {
     }
 }
 
+/* Round to nearest even by the definition: of the two neighbours that bfloat16 holds, the nearer.
+ */
+static uint16_t plain_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (isnan(x))
+        return 0x7fc0;
+    const uint32_t below = bits >> 16, rest = bits & 0xffffu;
+    return (uint16_t)(below + (rest > 0x8000u || (rest == 0x8000u && below % 2 == 1)));
+}
+
+/* Any bits: infinities, NaN, subnormals and ties among them. */
+static float *draw_bits(kernel_check *k, int64_t n) {
+    float *x = kernel_floats(k, n);
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits =
+            (uint32_t)kernel_draw(k, 0, 0x7fffffff) * 2u + (uint32_t)kernel_draw(k, 0, 1);
+        if (kernel_draw(k, 0, 3) == 0)
+            bits = (bits & 0xffff0000u) | 0x8000u;
+        if (kernel_draw(k, 0, 9) == 0)
+            bits |= 0x7f800000u;
+        memcpy(&x[i], &bits, sizeof bits);
+    }
+    return x;
+}
+
+void check_f32_to_bf16(kernel_check *k) {
+    bool good = true;
+    for (int i = 0; i < 200 && good; i++) {
+        const int64_t n = kernel_draw(k, 1, 90), skipped = kernel_draw(k, 0, n < 20 ? n : 20);
+        const bool stream = kernel_draw(k, 0, 1);
+        kernel_begin(k, "n=%lld skipped=%lld stream=%d", (long long)n, (long long)skipped, stream);
+        const float *x = draw_bits(k, n);
+        uint16_t *y = kernel_bytes(k, (size_t)n * sizeof *y), *want = kernel_twin(k, y);
+        for (int64_t j = skipped; j < n; j++)
+            want[j] = plain_bf16(x[j]);
+        k->fast->f32_to_bf16(x + skipped, y + skipped, n - skipped, stream);
+        k->fast->stream_f32(NULL, NULL, 0);
+        kernel_same(k, "y", y, want);
+        good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        float *x = kernel_floats(k, 4096);
+        uint16_t *y = kernel_bytes(k, 4096 * sizeof *y);
+        KERNEL_BENCH(k, "n 4096", 4096.0, "Gfloat/s", k->fast->f32_to_bf16(x, y, 4096, false));
+        kernel_end(k);
+    }
+}
+
+void check_bf16_to_f32(kernel_check *k) {
+    bool good = true;
+    for (int i = 0; i < 100 && good; i++) {
+        const int64_t n = kernel_draw(k, 0, 90);
+        kernel_begin(k, "n=%lld", (long long)n);
+        uint16_t *x = kernel_bytes(k, (size_t)n * sizeof *x);
+        float *y = kernel_floats(k, n), *want = kernel_twin(k, y);
+        for (int64_t j = 0; j < n; j++) {
+            x[j] = (uint16_t)kernel_draw(k, 0, 0xffff);
+            const uint32_t bits = (uint32_t)x[j] << 16;
+            memcpy(&want[j], &bits, sizeof bits);
+        }
+        k->fast->bf16_to_f32(x, y, n);
+        kernel_same(k, "y", y, want);
+        good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        uint16_t *x = memset(kernel_bytes(k, 4096 * sizeof *x), 7, 4096 * sizeof *x);
+        float *y = kernel_floats(k, 4096);
+        KERNEL_BENCH(k, "n 4096", 4096.0, "Gfloat/s", k->fast->bf16_to_f32(x, y, 4096));
+        kernel_end(k);
+    }
+}
+
 void check_u8_to_f32(kernel_check *k) {
     bool good = true;
     for (int i = 0; i < 60 && good; i++) {

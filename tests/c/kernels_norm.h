@@ -26,6 +26,20 @@ static norm_shape draw_norm(kernel_check *k) {
     return s;
 }
 
+/* The array as bfloat16; its numbers are cut to what that holds, so that both are the same. */
+static const float *as_bf16(kernel_check *k, float *x, int64_t rows, int c, int64_t pitch) {
+    uint16_t *halves = kernel_bytes(k, (size_t)((rows - 1) * pitch + c) * sizeof *halves);
+    for (int64_t row = 0; row < rows; row++)
+        for (int i = 0; i < c; i++) {
+            uint32_t bits;
+            memcpy(&bits, &x[row * pitch + i], sizeof bits);
+            halves[row * pitch + i] = (uint16_t)(bits >> 16);
+            bits &= 0xffff0000u;
+            memcpy(&x[row * pitch + i], &bits, sizeof bits);
+        }
+    return (const float *)(const void *)halves;
+}
+
 static double *draw_doubles(kernel_check *k, int n) {
     double *x = kernel_bytes(k, (size_t)n * sizeof *x);
     for (int i = 0; i < n; i++)
@@ -66,14 +80,15 @@ static void bench_norm(kernel_check *k, int which) {
             const dd_channel_sums s = {x, c, width * c, width, width, c, one, sum, sum2};
             KERNEL_BENCH(k, label, bytes, "GB/s", k->fast->channel_sums_f32(&s));
         } else if (which == 1) {
-            const dd_affine a = {x, c, y, c, pixels, c, one, two, act, NULL, 0};
+            const dd_affine a = {x, c, y, c, pixels, c, one, two, act, NULL, 0, false};
             KERNEL_BENCH(k, label, 2.0 * bytes, "GB/s", k->fast->affine_f32(&a));
         } else if (which == 2) {
-            const dd_bn_reduce r = {y, c,   width * c, x,   c,   width * c, width, width,
-                                    c, one, two,       one, act, sum,       sum2};
+            const dd_bn_reduce r = {y,   c,   width * c, x,   c,   width * c, width, width, c,
+                                    one, two, one,       act, sum, sum2,      false, false};
             KERNEL_BENCH(k, label, 2.0 * bytes, "GB/s", k->fast->bn_reduce_f32(&r));
         } else {
-            const dd_bn_dx b = {y, c, x, c, y, c, pixels, c, one, two, one, two, one, act};
+            const dd_bn_dx b = {y,   c,   x,   c,   y,   c,   pixels, c,
+                                one, two, one, two, one, act, false,  false};
             KERNEL_BENCH(k, label, 3.0 * bytes, "GB/s", k->fast->bn_dx_f32(&b));
         }
         kernel_end(k);
@@ -121,7 +136,9 @@ void check_affine_f32(kernel_check *k) {
     for (int i = 0; i < 300 && good; i++) {
         const norm_shape s = draw_norm(k);
         const int64_t pixels = s.rows * s.width;
-        dd_affine a = {.x = kernel_matrix(k, pixels, s.c, s.pitch),
+        float *x = kernel_matrix(k, pixels, s.c, s.pitch);
+        const float *halves = as_bf16(k, x, pixels, s.c, s.pitch);
+        dd_affine a = {.x = x,
                        .pitch = s.pitch,
                        .y_pitch = s.c + kernel_draw(k, 0, 6),
                        .pixels = pixels,
@@ -147,6 +164,11 @@ void check_affine_f32(kernel_check *k) {
         k->ref->affine_f32(&a);
         kernel_same(k, "y against ref", y, ref);
         kernel_close(k, "y", y, want, pixels, s.c, a.y_pitch, 5e-7, 1e-6);
+        a.y = ref;
+        a.x = halves;
+        a.x_bf16 = true;
+        k->fast->affine_f32(&a);
+        kernel_same(k, "y of bfloat16", ref, y);
         good = kernel_end(k);
     }
     bench_norm(k, 1);
@@ -162,10 +184,14 @@ void check_bn_reduce_f32(kernel_check *k) {
     for (int i = 0; i < 200 && good; i++) {
         const norm_shape s = draw_norm(k);
         const int64_t pixels = s.rows * s.width, dz_pitch = s.c + kernel_draw(k, 0, 6);
-        dd_bn_reduce r = {.dz = kernel_matrix(k, pixels, s.c, dz_pitch),
+        float *dz = kernel_matrix(k, pixels, s.c, dz_pitch);
+        float *x = kernel_matrix(k, pixels, s.c, s.pitch);
+        const float *dz_halves = as_bf16(k, dz, pixels, s.c, dz_pitch);
+        const float *x_halves = as_bf16(k, x, pixels, s.c, s.pitch);
+        dd_bn_reduce r = {.dz = dz,
                           .dz_pitch = dz_pitch,
                           .dz_row_pitch = s.width * dz_pitch,
-                          .x = kernel_matrix(k, pixels, s.c, s.pitch),
+                          .x = x,
                           .pitch = s.pitch,
                           .row_pitch = s.row_pitch,
                           .width = s.width,
@@ -182,17 +208,29 @@ void check_bn_reduce_f32(kernel_check *k) {
         for (int c = 0; c < s.c; c++) {
             size[c] = size_dx[c] = 0.0;
             for (int64_t p = 0; p < pixels; p++) {
-                const float x = r.x[p * s.pitch + c];
+                const float v = r.x[p * s.pitch + c];
                 const double d =
-                    plain_through(r.act, r.dz[p * dz_pitch + c], x, r.scale[c], r.shift[c]);
-                const double dx = d * ((double)x - (double)r.mean[c]);
+                    plain_through(r.act, r.dz[p * dz_pitch + c], v, r.scale[c], r.shift[c]);
+                const double dx = d * ((double)v - (double)r.mean[c]);
                 sum_d[c] += d;
                 sum_dx[c] += dx;
                 size[c] += fabs(d);
                 size_dx[c] += fabs(dx);
             }
         }
+        dd_bn_reduce half = r;
+        half.sum_d = kernel_twin(k, r.sum_d);
+        half.sum_dx = kernel_twin(k, r.sum_dx);
+        half.x = x_halves;
+        half.x_bf16 = true;
+        if (i % 2) {
+            half.dz = dz_halves;
+            half.dz_bf16 = true;
+        }
         k->fast->bn_reduce_f32(&r);
+        k->fast->bn_reduce_f32(&half);
+        kernel_same(k, "sum_d of bfloat16", half.sum_d, r.sum_d);
+        kernel_same(k, "sum_dx of bfloat16", half.sum_dx, r.sum_dx);
         for (int c = 0; c < s.c; c++) { /* a slope's own error, see kernels_elementwise.h */
             size[c] += 2.0 * (double)pixels;
             size_dx[c] += 4.0 * (double)pixels;
@@ -209,8 +247,10 @@ void check_bn_dx_f32(kernel_check *k) {
     for (int i = 0; i < 200 && good; i++) {
         const norm_shape s = draw_norm(k);
         const int64_t pixels = s.rows * s.width;
+        float *x = kernel_matrix(k, pixels, s.c, s.pitch);
+        const float *x_halves = as_bf16(k, x, pixels, s.c, s.pitch);
         dd_bn_dx b = {.dz_pitch = s.c + kernel_draw(k, 0, 6),
-                      .x = kernel_matrix(k, pixels, s.c, s.pitch),
+                      .x = x,
                       .pitch = s.pitch,
                       .dx_pitch = s.c + kernel_draw(k, 0, 6),
                       .pixels = pixels,
@@ -222,15 +262,16 @@ void check_bn_dx_f32(kernel_check *k) {
                       .r = kernel_floats(k, s.c),
                       .act = plain_act(kernel_draw(k, 0, DD_EXP))};
         float *dz = kernel_matrix(k, pixels, s.c, b.dz_pitch);
+        const float *dz_halves = as_bf16(k, dz, pixels, s.c, b.dz_pitch);
         float *dx = kernel_matrix(k, pixels, s.c, b.dx_pitch), *ref = kernel_twin(k, dx);
         float *want = kernel_twin(k, dx);
         for (int64_t p = 0; p < pixels; p++)
             for (int c = 0; c < s.c; c++) {
-                const float x = b.x[p * s.pitch + c];
+                const float v = b.x[p * s.pitch + c];
                 const double d =
-                    plain_through(b.act, dz[p * b.dz_pitch + c], x, b.scale[c], b.shift[c]);
+                    plain_through(b.act, dz[p * b.dz_pitch + c], v, b.scale[c], b.shift[c]);
                 want[p * b.dx_pitch + c] =
-                    (float)(d * (double)b.p[c] + (double)x * (double)b.q[c] + (double)b.r[c]);
+                    (float)(d * (double)b.p[c] + (double)v * (double)b.q[c] + (double)b.r[c]);
             }
         b.dz = dz;
         b.dx = dx;
@@ -239,6 +280,14 @@ void check_bn_dx_f32(kernel_check *k) {
         k->ref->bn_dx_f32(&b);
         kernel_same(k, "dx against ref", dx, ref);
         kernel_close(k, "dx", dx, want, pixels, s.c, b.dx_pitch, 1e-6, 1e-6);
+        dd_bn_dx half = b;
+        half.dx = ref;
+        half.dz_bf16 = i % 3 != 0;
+        half.x_bf16 = i % 3 != 1;
+        half.dz = half.dz_bf16 ? dz_halves : dz;
+        half.x = half.x_bf16 ? x_halves : x;
+        k->fast->bn_dx_f32(&half);
+        kernel_same(k, "dx of bfloat16", ref, dx);
         const int64_t dx_pitch = b.dx_pitch;
         b.dx = dz; /* in place */
         b.dx_pitch = b.dz_pitch;
