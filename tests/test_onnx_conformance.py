@@ -27,7 +27,7 @@ WITHOUT_A_PASS = {
     "NonZero": "on data",
     "ReduceLogSumExp": "float64",
 }
-MADE_BY_IDIOMS = {"Silu", "Linear", "GroupNorm"}
+MADE_BY_IDIOMS = {"Silu", "Linear", "GroupNorm", "LayerNorm"}
 
 
 @pytest.fixture(scope="module")

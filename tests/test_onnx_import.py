@@ -359,6 +359,32 @@ def test_group_norm_of_torch_is_one_operator() -> None:
     assert ops(net)["group_norm"] == 1
 
 
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_layer_norm_by_its_formula_is_one_operator(axis: int) -> None:
+    nodes = [
+        node("ReduceMean", ["x"], ["m"], axes=[axis]),
+        node("Sub", ["x", "m"], ["d"]),
+        node("Pow", ["d", "two"], ["p"]) if axis == 1 else node("Mul", ["d", "d"], ["p"]),
+        node("ReduceMean", ["p"], ["v"], axes=[axis]),
+        node("Add", ["v", "eps"], ["e"]),
+        node("Sqrt", ["e"], ["r"]),
+        node("Div", ["d", "r"], ["q"]),
+        node("Mul", ["q", "g"], ["s"]),
+        node("Add", ["s", "b"], ["y"]),
+    ]
+    tail = (1, 1) if axis == 1 else ()
+    constants = {
+        "two": np.float32(2),
+        "eps": np.float32(1e-5),
+        "g": draw(6, *tail),
+        "b": draw(6, *tail),
+    }
+    shape = (2, 6, 3, 4) if axis == 1 else (2, 3, 4, 6)
+    net = agree(model(nodes, {"x": ["n", *shape[1:]]}, ["y"], constants), shape)
+    assert ops(net)["layer_norm"] == 1 and not ops(net)["binary"]
+    assert {e["role"] for e in net.model.store.entries()} == {"trainable"}
+
+
 # ---- free sizes and shape arithmetic ----------------------------------------------------------
 
 

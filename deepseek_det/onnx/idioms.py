@@ -86,6 +86,9 @@ def rewrite(model: Model) -> None:
         value = node.attributes.get("value")
         if node.op == "Constant" and len(node.attributes) == 1 and isinstance(value, np.ndarray):
             model.constants[node.outputs[0]] = value
+        elif node.op == "Identity" and node.inputs[:1] and node.inputs[0] in model.constants:
+            # An exporter's twin of an equal constant: a parameter of its own.
+            model.constants[node.outputs[0]] = model.constants[node.inputs[0]]
         else:
             kept.append(node)
     model.nodes = kept
@@ -214,6 +217,58 @@ def _over_root_2(net: Net, name: str) -> str | None:
     if node and math.isclose(net.number(node.inputs[1]) or 0, math.sqrt(2), rel_tol=1e-4):
         return node.inputs[0]
     return net.with_number(net.maker(name, "Mul"), math.sqrt(0.5))
+
+
+@idiom("Div")
+def layer_norm(net: Net, node: Node) -> bool:
+    """(x - mean) / √(mean of (x - mean)² + eps) over one axis."""
+    apart = net.maker(node.inputs[0], "Sub")
+    root = net.maker(node.inputs[1], "Sqrt")
+    total = net.maker(root.inputs[0], "Add") if root else None
+    mean = net.maker(apart.inputs[1], "ReduceMean") if apart else None
+    if not apart or not total or not mean or mean.inputs[0] != apart.inputs[0]:
+        return False
+    for name, eps_name in net.operands(total):
+        eps, variance = net.number(eps_name), net.maker(name, "ReduceMean")
+        square = net.maker(variance.inputs[0], "Pow", "Mul") if variance else None
+        if eps is None or not variance or not square:
+            continue
+        squared = square.inputs[1] == node.inputs[0] or (
+            square.op == "Pow" and net.number(square.inputs[1]) == 2
+        )
+        axis, other = _one_axis(net, mean), _one_axis(net, variance)
+        if squared and square.inputs[0] == node.inputs[0] and axis == other is not None:
+            return net.become(node, "LayerNorm", [apart.inputs[0]], axis=axis, epsilon=eps)
+    return False
+
+
+def _one_axis(net: Net, node: Node) -> int | None:
+    """The axis of a reduction over one that keeps it."""
+    axes = node.attributes.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        array = net.array(node.inputs[1])
+        axes = None if array is None else array.reshape(-1).tolist()
+    kept = node.attributes.get("keepdims", 1) == 1
+    return int(axes[0]) if kept and axes is not None and len(axes) == 1 else None
+
+
+@idiom("Add")
+def scaled_layer_norm(net: Net, node: Node) -> bool:
+    """Its scale and bias, a value a position of the axis."""
+    for y, beta in net.operands(node):
+        product = net.maker(y, "Mul")
+        for z, gamma in net.operands(product) if product else []:
+            norm = net.maker(z, "LayerNorm")
+            scales = [net.array(name) for name in (gamma, beta)]
+            if norm is None or len(norm.inputs) != 1 or any(s is None for s in scales):
+                continue
+            axis = norm.attributes["axis"]
+            fits = axis == -1 and all(s is not None and s.ndim == 1 for s in scales)
+            first = axis == 1 and all(s is not None and s.shape[1:] == (1, 1) for s in scales)
+            if fits or first:
+                inputs = [norm.inputs[0], gamma, beta]
+                return net.become(node, "LayerNorm", inputs, **norm.attributes)
+    return False
 
 
 @idiom("Add")

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepseek_det.onnx import layout
 from deepseek_det.onnx.build import Builder, Const, Row, Unsupported, Value, axis_of, operator
-from deepseek_det.onnx.dims import product
+from deepseek_det.onnx.dims import Undecided, product
 from deepseek_det.onnx.ir import Node
 from deepseek_det.onnx.layout import Val
 from deepseek_det.onnx.rows.compute import weight
@@ -185,6 +185,22 @@ def layer_normalization(b: Builder, node: Node) -> list[Value]:
         spread = unary(b, with_number(b, "add", variance, params["eps"]), "sqrt")
         made += [reshaped(b, s, kept) for s in (mean, unary(b, spread, "reciprocal"))]
     return made
+
+
+@operator("LayerNorm", "axis", "epsilon", inputs=(1, 3))  # made by idioms
+def layer_norm(b: Builder, node: Node) -> list[Value]:
+    """Over one axis, which is stored last."""
+    v = float_val(b, node, 0)
+    axis = axis_of(int(node.attributes["axis"]), v.rank)
+    size = v.dims[axis]
+    if len(node.inputs) > 1 and not isinstance(size, int):
+        raise Undecided(f"a scale for {size} positions")
+    v, perm = b.aligned(v)
+    if perm[-1] != axis:
+        v = layout.by_axes(b, v, [*(k for k in perm if k != axis), axis])
+    inputs = [v.id, *(weight(b, node, i, False, (int(size),)) for i in range(1, len(node.inputs)))]
+    id = b.emit("layer_norm", inputs, {"eps": float(node.attributes["epsilon"])})
+    return [replace(v, id=id)]
 
 
 @operator("LRN", "alpha", "beta", "bias", "size")
