@@ -49,6 +49,7 @@ class Branches(nn.Module):
 NETS: dict[str, Callable[[], nn.Module]] = {
     "4x4": lambda: Net(nn.Conv2d(5, 40, 1), nn.Conv2d(40, 33, 3, 1, 1), nn.Conv2d(33, 3, 1)),
     "2x2": lambda: Net(nn.Conv2d(5, 120, 1), nn.Conv2d(120, 90, 3, 1, 1), nn.Conv2d(90, 3, 1)),
+    "few channels": lambda: Net(ConvNorm(5, 16, 3), ConvNorm(16, 32, 3), ConvNorm(32, 16, 3)),
     "no padding": lambda: Net(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 32, 3)),
     "padding 3": lambda: Net(nn.Conv2d(5, 32, 1), nn.Conv2d(32, 32, 3, 1, 3, bias=False)),
     "hard_swish": lambda: Net(ConvNorm(5, 32, 1), ConvNorm(32, 48, 3, act="hard_swish")),

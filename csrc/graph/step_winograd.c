@@ -16,7 +16,8 @@
 #include "base/threads.h"
 
 enum {
-    MIN_CHANNELS = 32,
+    MIN_CHANNELS = 16, /* below, and with few pairs, the transforms cost what products save */
+    MIN_PAIRS = 512,
     MAX_WEIGHTS = 340000, /* floats of 36 planes, beyond which 16 planes are faster */
     ROUND_TILES = 32,
     PHASES = 3,
@@ -225,7 +226,7 @@ dd_status dd_match_winograd(dd_plan *plan, const dd_store *store, int node, bool
         return DD_OK;
     dd_conv *c = &plan->convs[plan->conv_of[node]];
     if (c->k_h != 3 || c->k_w != 3 || c->stride != 1 || c->dilation != 1 || c->groups != 1 ||
-        c->c_in < MIN_CHANNELS || c->c_out < MIN_CHANNELS)
+        c->c_in < MIN_CHANNELS || c->c_out < MIN_CHANNELS || c->c_in * c->c_out < MIN_PAIRS)
         return DD_OK;
     dd_step *s;
     DD_TRY(dd_step_new(plan, "winograd", &s));

@@ -129,7 +129,7 @@ typedef struct dd_gemm_tn {
 /* One output row: y[x, c] = act(Σ_r Σ_s rows[r][(x·stride + s)·pitch + c] · w[(r·k + s)·wpitch + c]
  * + bias[c]), then + residual[x, c] where given. rows[r] points at the pixel of tap s = 0 for x = 0
  * in row r (already padded with zeros at both ends). k is 3, 5 or any other; the first two are
- * tuned. */
+ * tuned. y overlaps nothing that is read: some results are made twice. */
 typedef struct dd_depthwise {
     const float *const *rows;
     int64_t pitch;
