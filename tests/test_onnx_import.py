@@ -92,6 +92,25 @@ def test_real_net_gives_what_onnxruntime_gives(models_root: Path, name: str) -> 
     assert 0 < net.params <= sum(a.size for a in net.state_dict().values())
 
 
+@pytest.mark.parametrize("name", REAL)
+def test_gradient_of_real_net_is_that_of_differences(models_root: Path, name: str) -> None:
+    """Along one direction of all weights together, by a run before and one behind."""
+    net = dd.load_onnx(models_root / f"{name}.onnx")
+    x = {net.inputs[0].name: RNG.random([int(d or 1) for d in net.inputs[0].shape], np.float32)}
+    seeds = {k: y / y.size for k, y in net.forward(x).items()}
+    net.backward(seeds)
+    flat, start = net.model.store.flat(), net.model.store.flat().copy()
+    direction = (np.abs(start) * draw(start.size)).astype(np.float32)
+    sums = []
+    for step in (-3e-5, 3e-5):
+        flat[:] = start + np.float32(step) * direction
+        net.model.store.touch()
+        sums.append(sum((y.astype(np.float64) * seeds[k]).sum() for k, y in net.run(x).items()))
+    found = (sums[1] - sums[0]) / 6e-5
+    wanted = float(net.model.gradient.astype(np.float64) @ direction)
+    assert found == pytest.approx(wanted, rel=5e-2)
+
+
 def test_real_net_saved_and_loaded_is_the_same(models_root: Path, tmp_path: Path) -> None:
     net = dd.load_onnx(models_root / "fastestdet.onnx")
     net.save(tmp_path / "x.pt")
