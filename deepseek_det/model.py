@@ -76,7 +76,9 @@ class Model:
     executor: Literal["plan", "interpret"] = "plan"
     amp: bool = False
 
-    def __init__(self, module: nn.Module, channels: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, module: nn.Module, channels: int = 3, seed: int = 0, amp: bool = False
+    ) -> None:
         store = _core.Store()
         module.name_children()
         for _, parameter in module.named_parameters():
@@ -104,6 +106,7 @@ class Model:
             tracer.graph.output(name, value.id)
         self._set(tracer.graph, store)
         self.seed = seed
+        self.amp = amp
 
     @classmethod
     def from_graph(cls, graph: _core.Graph, store: _core.Store) -> Model:

@@ -38,8 +38,11 @@ void dd_count_work(dd_plan *plan) {
         dd_step *s = &plan->steps[i];
         for (int k = 0; k < s->n_nodes; k++) {
             const dd_node *n = &plan->graph->nodes[s->nodes[k]];
-            for (int j = 0; j < n->n_in; j++)
+            for (int j = 0; j < n->n_in; j++) {
                 in[j] = n->in[j] >= 0 ? plan->values[n->in[j]].type : (dd_type){.rank = -1};
+                if (in[j].dtype == DD_BF16) /* so stored; operators know floats */
+                    in[j].dtype = DD_F32;
+            }
             if (n->op->macs)
                 s->macs += n->op->macs(n, in) * (n->backward ? 2 : 1);
             s->bytes += s->plain ? plain_bytes(plan, n) : entry_bytes(plan, n);

@@ -212,32 +212,38 @@ static void db_rows(const dd_run *run, const dd_conv *c, const strip *t, double 
     run->plan->kernels->channel_sums_f32(&sum);
 }
 
+enum { REDUCED = 256 }; /* floats of a row whose slots are added at a time */
+
+/* sum[j] = Σ over the slots, in order, of from[j]. */
+static void add_slots(const float *from, int64_t slot_step, int n_slots, int64_t n, float *sum) {
+    memset(sum, 0, (size_t)n * sizeof *sum);
+    for (int slot = 0; slot < n_slots; slot++, from += slot_step)
+        for (int64_t j = 0; j < n; j++)
+            sum[j] += from[j];
+}
+
 /* Adds the slots in order and gives the sum to the gradient (OIHW) or to the stored value. */
 static void dw_reduce(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t unit,
                       int64_t units) {
     int taps = c->k_h * c->k_w, in = c->c_in / c->groups, o = c->c_out / c->groups;
-    int64_t floats = slot_floats(c), pitch = dd_depthwise_pitch(c);
-    const float *slots = run->plan->slots;
     bool add = s->dw_entry >= 0;
     float *to = add ? run->binding->gradient + run->binding->store->entries[s->dw_entry].offset
                     : run->plan->data[s->dw];
     int64_t rows = c->depthwise ? taps : (int64_t)c->groups * taps * in, begin, end;
     int64_t length = c->depthwise ? c->c_in : o;
+    int64_t pitch = c->depthwise ? dd_depthwise_pitch(c) : o;
     dd_cut(rows, units, unit, &begin, &end);
     for (int64_t row = begin; row < end; row++)
-        for (int64_t j = 0; j < length; j++) {
-            const float *from = slots + (c->depthwise ? row * pitch : row * o) + j;
-            float sum = 0;
-            for (int slot = 0; slot < s->n_slots; slot++)
-                sum += from[slot * floats];
-            int64_t at;
-            if (c->depthwise) {
-                at = j * taps + row;
-            } else {
-                int64_t i = row % in, tap = row / in % taps, g = row / in / taps;
-                at = ((g * o + j) * in + i) * taps + tap;
-            }
-            to[at] = add ? to[at] + sum : sum;
+        for (int64_t j = 0; j < length; j += REDUCED) {
+            float sum[REDUCED];
+            int64_t n = length - j < REDUCED ? length - j : REDUCED;
+            add_slots(run->plan->slots + row * pitch + j, slot_floats(c), s->n_slots, n, sum);
+            /* A depthwise row is a tap, another (group, tap, input channel). */
+            int64_t i = row % in, tap = row / in % taps, g = row / in / taps;
+            int64_t at = c->depthwise ? j * taps + row : ((g * o + j) * in + i) * taps + tap;
+            int64_t step = c->depthwise ? taps : (int64_t)in * taps;
+            for (int64_t k = 0; k < n; k++)
+                to[at + k * step] = (add ? to[at + k * step] : 0) + sum[k];
         }
 }
 
