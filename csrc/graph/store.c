@@ -125,7 +125,8 @@ int dd_store_find(const dd_store *s, const char *name) {
 }
 
 float *dd_store_data(const dd_store *s, int entry) {
-    return s->values + s->entries[entry].offset;
+    /* A store of nothing but empty entries has no memory. */
+    return s->values ? s->values + s->entries[entry].offset : NULL;
 }
 
 void dd_store_touch(dd_store *s) {

@@ -54,6 +54,24 @@ static void check_round_trip(void) {
     net_free(&n);
 }
 
+/* A parameter without elements, alone: found by the fuzzer. */
+static void check_empty_store(void) {
+    net n;
+    dd_model *m = NULL;
+    int out;
+    net_init(&n, 1);
+    int in[2] = {net_input(&n, "x", 3),
+                 net_entry(&n, "w", DD_TRAINABLE, 2, (int64_t[]){0, 3}, 0, 1)};
+    net_must(dd_graph_node(n.g, &dd_op_unary, "y", NULL, in, 1, 0, &out, NULL));
+    net_must(dd_graph_output(n.g, "y", out));
+    bytes file = make_file(&n, 1);
+    CHECK(read_bytes(&file, &m) == DD_OK, "%s", dd_message());
+    CHECK(m && m->store->n == 1 && m->store->entries[0].count == 0, "another store");
+    dd_model_destroy(m);
+    bytes_free(&file);
+    net_free(&n);
+}
+
 /* The checksums against the standards' own examples. */
 static void check_checksums(void) {
     static const struct {
@@ -431,6 +449,7 @@ static void check_other_files(void) {
 int main(void) {
     check_checksums();
     check_round_trip();
+    check_empty_store();
     check_types();
     check_damage();
     check_damaged_pickles();
