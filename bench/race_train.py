@@ -69,7 +69,8 @@ def contestants(x: np.ndarray, args: argparse.Namespace, notes: list[str]) -> di
 
     from deepseek_det.model import Model
 
-    model = Model(Net(), **({"amp": True} if args.amp else {}))
+    model = Model(Net())
+    model.amp = args.amp
     found = {"ours": our_step(model, x)}
     state = model.state_dict()
     layouts = ("NCHW", "channels_last")

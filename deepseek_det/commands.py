@@ -377,6 +377,7 @@ def bench_arguments(
     device: Literal["cpu"] = "cpu",
     runs: int = 20,
     training: bool = False,
+    amp: bool = False,
     layers: bool = True,
 ) -> None:
     """The flags of bench beside --model."""
@@ -386,11 +387,14 @@ def bench(call: Call) -> Made:
     """Profiles a net: its steps against what the machine was measured to do."""
     import deepseek_det as dd
 
+    if call.amp and not call.training:
+        raise ValueError("bench: amp came without training, which alone knows mixed precision")
     if call.threads is not None:
         dd.set_num_threads(call.threads)
     options = call.only("imgsz", "batch", "runs", "training")
     foreign = str(call.model).endswith(".onnx")
     net = dd.load_onnx(call.model).model if foreign else Detector(call.model)
+    net.amp = call.amp
     profile: Profile = net.profile(**options)
     if call.layers:
         call.tell(f"{profile.table()}\n")

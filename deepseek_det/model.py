@@ -415,9 +415,9 @@ class Model:
         """Where the time goes, a line a step; print it, or take its `steps`.
 
         imgsz: side of the images, None for the model's own size. training: forward, backward and
-        update of the training form instead of the deployed net; parameters stay as they are. The
-        median of `runs` runs counts. Raises ValueError unless sizes and runs are positive and
-        those that the graph fixes.
+        update of the training form (with `amp`, in mixed precision) instead of the deployed net;
+        parameters stay as they are. The median of `runs` runs counts. Raises ValueError unless
+        sizes and runs are positive and those that the graph fixes.
 
         >>> from deepseek_det import nn
         >>> found = Model(nn.Conv2d(3, 8, 1)).profile(imgsz=32, runs=1)
@@ -431,7 +431,7 @@ class Model:
         with self.lock:
             if training:
                 graph = self.training_graph()
-                return profile.profile_training(graph, self.store, given, batch, runs)
+                return profile.profile_training(graph, self.store, given, batch, runs, self.amp)
             return profile.profile_inference(*self.deployed(), given, batch, runs)
 
     def _square(self, imgsz: int) -> tuple[str, tuple[int, int, int, int]]:

@@ -385,13 +385,15 @@ def profile_training(
     inputs: Sequence[npt.NDArray[Any]],
     images: int,
     runs: int = 20,
+    bf16: bool = False,
 ) -> Profile:
     """Profiles forward, backward and AdamW's update of a training graph; the store stays as it is.
 
+    bf16: maps are stored as bfloat16, as in training with amp=True.
     The losses are the caller's affair and not in it: the gradients of all outputs are constant.
     """
     own = store.copy()
-    plan = _core.Plan(graph, own, [_type_of(x) for x in inputs])
+    plan = _core.Plan(graph, own, [_type_of(x) for x in inputs], bf16=bf16)
     gradient, m, v = (np.zeros(own.size, np.float32) for _ in range(3))
     seeds = [np.full(o.shape, 1e-4, np.float32) for o in plan.forward(inputs)]
     update: list[float] = []

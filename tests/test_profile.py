@@ -74,6 +74,15 @@ def test_training_has_backward_and_update_and_leaves_parameters_alone() -> None:
     assert "forward, backward and update, 2 images" in found.totals()
 
 
+def test_mixed_precision_moves_fewer_bytes() -> None:
+    model = dd.Detector("dsdet-n", seed=0)
+    full = model.profile(imgsz=64, batch=2, runs=1, training=True)
+    model.amp = True
+    half = model.profile(imgsz=64, batch=2, runs=1, training=True)
+    assert half.bytes < 0.9 * full.bytes
+    assert half.flop == full.flop
+
+
 def test_inputs_are_what_the_graph_leaves_free() -> None:
     graph = _core.Graph()
     graph.input("x", "f32", [-1, 3, 8, -1])
@@ -190,6 +199,7 @@ def test_bench_without_layers_is_a_summary(capsys: pytest.CaptureFixture[str]) -
         ("bench --model dsdet-n --batch 0", 2),
         ("bench --model dsdet-n --device cuda", 2),
         ("bench --model dsdet-n --threads 0", 2),
+        ("bench --model dsdet-n --amp", 2),
     ],
 )
 def test_bench_refuses(words: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
