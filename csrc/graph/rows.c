@@ -189,7 +189,7 @@ void dd_ahead_add(const dd_run *run, int value, int64_t n, int64_t y, int64_t x,
 }
 
 /* The second-level cache has 48 requests under way at most. */
-enum { AHEAD_LINES = 32, LINE = 64 };
+enum { AHEAD_LINES = 48, LINE = 64 };
 
 void dd_ahead_some(dd_ahead *ahead) {
     int64_t lines = AHEAD_LINES;
