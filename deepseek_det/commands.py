@@ -209,8 +209,10 @@ def _picture_name(r: Results, taken: set[str]) -> str:
 
 def export(call: Call) -> Made:
     """Writes an ONNX file; under --verify, one that differs from the model is exit 1."""
-    from deepseek_det.onnx.verify import verify
+    from deepseek_det.onnx.verify import runtime, verify
 
+    if call.verify:
+        runtime()  # that it is missing is told before the file is made
     detector = Detector(call.model)
     given = call.only("opset", "nms", "conf", "iou", "max_det", "imgsz", "dynamic")
     path = detector.export(call.output, **given)

@@ -19,6 +19,7 @@ from deepseek_det.model import FloatArray, LoadReport, Model
 if TYPE_CHECKING:
     from deepseek_det.data import Dataset
     from deepseek_det.metrics import Metrics
+    from deepseek_det.profile import Profile
     from deepseek_det.results import Results
     from deepseek_det.train import Callback, Run
 
@@ -308,6 +309,19 @@ class Detector(Model):
     ) -> LoadReport:
         """As `Model.load_state_dict`."""
         return super().load_state_dict(state, strict)
+
+    def profile(
+        self,
+        imgsz: int | None = None,
+        batch: int = 1,
+        runs: int = 20,
+        training: bool = False,
+    ) -> Profile:
+        """As `Model.profile`; imgsz is a multiple of 32."""
+        from deepseek_det.data.transforms import check_imgsz
+
+        side = None if imgsz is None else check_imgsz(imgsz, "profile")
+        return super().profile(side, batch, runs, training)
 
     def info(self) -> str:
         """A table of the deployed net's layers with parameters and MACs at `imgsz`."""

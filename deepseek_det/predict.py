@@ -325,7 +325,8 @@ def _frames(path: Path) -> Iterator[_Item]:
         import cv2  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         raise Error(
-            f"predict: {path} is a video; opencv is needed for it: pip install deepseek-det[video]"
+            f"predict: {path} is a video; opencv is needed for it: "
+            'pip install "deepseek-det[video]"'
         ) from None
     video = cv2.VideoCapture(str(path))
     if not video.isOpened():

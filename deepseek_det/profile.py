@@ -326,7 +326,8 @@ def profile_plan(
     steps = tuple(
         Step(
             pattern=s["pattern"],
-            layers=tuple(names[i] for i in s["nodes"]),
+            # forward in the net's order; backward begins with the layer that gives it its name
+            layers=tuple(names[i] for i in (s["nodes"] if s["backward"] else sorted(s["nodes"]))),
             shape=s["shape"],
             ms=statistics.median(ms),
             flop=2 * s["macs"],

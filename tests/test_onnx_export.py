@@ -369,7 +369,7 @@ def test_missing_package_is_told_with_the_command(
 ) -> None:
     path = tiny.export(tmp_path / "x.onnx")
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(Error, match=r"pip install (deepseek-det\[onnx\]|onnxruntime)"):
+    with pytest.raises(Error, match=r'pip install ("deepseek-det\[onnx\]"|onnxruntime)'):
         tiny.export(path)
         verify(tiny, path)
 

@@ -197,6 +197,7 @@ def test_bench_without_layers_is_a_summary(capsys: pytest.CaptureFixture[str]) -
         ("bench", 2),
         ("bench --model nothing", 2),
         ("bench --model dsdet-n --batch 0", 2),
+        ("bench --model dsdet-n --imgsz 321", 2),
         ("bench --model dsdet-n --device cuda", 2),
         ("bench --model dsdet-n --threads 0", 2),
         ("bench --model dsdet-n --amp", 2),

@@ -24,7 +24,8 @@ from deepseek_det.onnx import export_head as head
 from deepseek_det.onnx import export_moves
 from deepseek_det.onnx.export_axes import InputType, Places, channels_first, native
 from deepseek_det.onnx.export_ops import ROWS, Call, Refused
-from deepseek_det.onnx.writer import ELEMENT, FLOAT, FLOAT16, OPSETS, Port, Writer, package
+from deepseek_det.onnx.read import package
+from deepseek_det.onnx.writer import ELEMENT, FLOAT, FLOAT16, OPSETS, Port, Writer
 
 if TYPE_CHECKING:
     from deepseek_det.detector import Detector

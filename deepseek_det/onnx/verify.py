@@ -19,7 +19,7 @@ import numpy.typing as npt
 from deepseek_det import ops
 from deepseek_det.errors import Error
 from deepseek_det.onnx.export import INPUT, Options
-from deepseek_det.onnx.writer import package
+from deepseek_det.onnx.read import package
 
 if TYPE_CHECKING:
     from deepseek_det.detector import Detector
@@ -112,14 +112,20 @@ class Verification:
         return f"{self.path} in onnxruntime {word} predict above {self.conf}: {limits}"
 
 
-def session(model: str | os.PathLike[str] | bytes) -> Any:
-    """An onnxruntime session on the CPU for a file or its bytes; Error where that can't be."""
+def runtime() -> Any:
+    """The onnxruntime package; Error with the way to install it where it is missing."""
     try:
         import onnxruntime  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError:
         raise Error(
             "export: verify: onnxruntime is needed for it: pip install onnxruntime"
         ) from None
+    return onnxruntime
+
+
+def session(model: str | os.PathLike[str] | bytes) -> Any:
+    """An onnxruntime session on the CPU for a file or its bytes; Error where that can't be."""
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     source = model if isinstance(model, bytes) else os.fspath(model)

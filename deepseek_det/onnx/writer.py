@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek_det.errors import Error
+from deepseek_det.onnx.read import package
 
 OPSETS = range(13, 22)
 """Versions of the default operator set that can be written."""
@@ -21,17 +22,6 @@ FLOAT, UINT8, INT8, INT32, INT64, BOOL, FLOAT16 = 1, 2, 3, 6, 7, 9, 10
 """TensorProto's numbers of element types."""
 ELEMENT = {"f32": FLOAT, "u8": UINT8, "s8": INT8, "s32": INT32}
 """The same by the core's names."""
-
-
-def package() -> Any:
-    """The onnx package; Error with the command that installs it where it is missing."""
-    try:
-        import onnx  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise Error(
-            "onnx: the package onnx is needed for it: pip install deepseek-det[onnx]"
-        ) from None
-    return onnx
 
 
 @dataclass(slots=True)
