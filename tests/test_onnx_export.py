@@ -363,6 +363,11 @@ def test_missing_folder_is_an_os_error(tiny: dd.Detector, tmp_path: Path) -> Non
         tiny.export(tmp_path / "nowhere" / "x.onnx")
 
 
+def test_detector_of_an_onnx_file_names_load_onnx(tiny: dd.Detector, tmp_path: Path) -> None:
+    with pytest.raises(Error, match="load_onnx"):
+        dd.Detector(tiny.export(tmp_path / "x.onnx"))
+
+
 @pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
 def test_missing_package_is_told_with_the_command(
     tiny: dd.Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
