@@ -28,6 +28,7 @@ ARMS: dict[str, dict[str, Any]] = {
         f"dsdet-s TAL seed {s}": {"model": "dsdet-s", "seed": s, "assigner": "tal"}
         for s in (0, 1, 2)
     },
+    **{f"dsdet-s amp seed {s}": {"model": "dsdet-s", "seed": s, "amp": True} for s in (0, 1, 2)},
     "dsdet-s focal": {"model": "dsdet-s", "seed": 0, "cls_loss": "focal"},
     "dsdet-s TAL focal": {"model": "dsdet-s", "seed": 0, "assigner": "tal", "cls_loss": "focal"},
     "dsdet-s max-IoU": {"model": "dsdet-s", "seed": 0, "assigner": "max_iou"},

@@ -73,7 +73,8 @@ class Detector(Model):
     def _from_checkpoint(self, path: str) -> None:
         if path.lower().endswith(".onnx"):
             raise Error(
-                f"Detector: {path} is an ONNX file, a checkpoint (.pt) was needed; load_onnx reads it"
+                f"Detector: {path} is an ONNX file, a checkpoint (.pt) was needed; "
+                "load_onnx reads it"
             )
         read = checkpoint.read(path)
         graph, store = checkpoint.to_graph(read, path)
