@@ -1,7 +1,7 @@
 /* The thread pool: one for the process, without OpenMP (which hangs after fork).
  *
  * Work is a number of units; a unit's result must not depend on the thread that runs it. Threads
- * start at the first use and again after a fork. Between regions they spin for 20 microseconds at
+ * start at the first use and again after a fork. Between regions they spin for 100 microseconds at
  * the most and then sleep on a futex. Flush-to-zero is set in pool and caller during a region and
  * restored after it. */
 #ifndef DD_BASE_THREADS_H

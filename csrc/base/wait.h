@@ -13,7 +13,7 @@ typedef struct dd_word {
     atomic_uint asleep;             /* threads in dd_wait_while() that no longer spin */
 } dd_word;
 
-/* Returns once the value is not `value` (with acquire order). Spins for 20 microseconds at most
+/* Returns once the value is not `value` (with acquire order). Spins for 100 microseconds at most
  * when `spin`. A thread with a dd_cancel_look() wakes each 50 ms and looks. */
 void dd_wait_while(dd_word *word, unsigned value, bool spin);
 
