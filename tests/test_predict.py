@@ -283,7 +283,7 @@ def test_a_video_without_opencv_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     (tmp_path / "v.mp4").write_bytes(b"\0" * 100)
-    with pytest.raises(dd.Error, match=r"pip install deepseek-det\[video\]"):
+    with pytest.raises(dd.Error, match=r'pip install "deepseek-det\[video\]"'):
         detector.predict(tmp_path / "v.mp4")
 
 
