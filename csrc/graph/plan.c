@@ -78,6 +78,18 @@ bool dd_is_output(const dd_plan *plan, int value) {
     return false;
 }
 
+void dd_take_activation(dd_plan *plan, dd_step *s) {
+    int reader = dd_is_output(plan, s->y) ? -1 : dd_sole_reader(plan, s->y);
+    const dd_node *n = reader >= 0 ? &plan->graph->nodes[reader] : NULL;
+    if (!n || plan->taken[reader] || n->op != &dd_op_unary || n->backward ||
+        plan->values[n->out[0]].pending)
+        return;
+    const dd_unary_params *u = n->params;
+    s->act = (dd_act){(dd_unary)u->kind, (float)u->a, (float)u->b};
+    s->y = n->out[0];
+    dd_step_node(plan, s, reader);
+}
+
 bool dd_output_of_backward(const dd_plan *plan, size_t output) {
     const dd_graph *g = plan->graph;
     return g->training && g->seeds && g->seeds[output] < 0;

@@ -100,19 +100,6 @@ static int64_t row_units(const dd_plan *plan, const dd_step *s, int phase, int t
     return rows < units ? rows : units;
 }
 
-/* An activation that alone reads the result. */
-static void take_activation(dd_plan *plan, dd_step *s) {
-    int reader = dd_is_output(plan, s->y) ? -1 : dd_sole_reader(plan, s->y);
-    const dd_node *n = reader >= 0 ? &plan->graph->nodes[reader] : NULL;
-    if (!n || plan->taken[reader] || n->op != &dd_op_unary || n->backward ||
-        plan->values[n->out[0]].pending)
-        return;
-    const dd_unary_params *u = n->params;
-    s->act = (dd_act){(dd_unary)u->kind, (float)u->a, (float)u->b};
-    s->y = n->out[0];
-    dd_step_node(plan, s, reader);
-}
-
 dd_status dd_match_binary(dd_plan *plan, const dd_store *store, int node, bool *matched) {
     (void)store;
     const dd_node *n = &plan->graph->nodes[node];
@@ -132,7 +119,7 @@ dd_status dd_match_binary(dd_plan *plan, const dd_store *store, int node, bool *
     dd_step_node(plan, s, node);
     dd_step_reads(plan, s, s->x);
     dd_step_reads(plan, s, s->residual);
-    take_activation(plan, s);
+    dd_take_activation(plan, s);
     dd_step_writes(s, s->y);
     dd_map m = dd_map_of(&plan->values[s->y].type);
     s->scratch = 3 * (size_t)(chunk_pixels(&m) * m.c) * sizeof(float);

@@ -142,19 +142,6 @@ static int64_t step_units(const dd_plan *plan, const dd_step *s, int phase, int 
 
 /* ---- matching ------------------------------------------------------------------------------ */
 
-/* An activation that alone reads the result. */
-static void take_activation(dd_plan *plan, dd_step *s) {
-    int reader = dd_is_output(plan, s->y) ? -1 : dd_sole_reader(plan, s->y);
-    const dd_node *n = reader >= 0 ? &plan->graph->nodes[reader] : NULL;
-    if (!n || plan->taken[reader] || n->op != &dd_op_unary || n->backward ||
-        plan->values[n->out[0]].pending)
-        return;
-    const dd_unary_params *u = n->params;
-    s->act = (dd_act){(dd_unary)u->kind, (float)u->a, (float)u->b};
-    s->y = n->out[0];
-    dd_step_node(plan, s, reader);
-}
-
 /* Weight and bias in the store, where they are dense. */
 static bool runs_by_products(const dd_plan *plan, const dd_node *n) {
     if (n->op != &dd_op_conv_transpose || n->backward ||
@@ -186,7 +173,7 @@ dd_status dd_match_conv_transpose(dd_plan *plan, const dd_store *store, int node
     plan->packed_size += (size_t)(g.y.taps * g.x.taps) * g.tap_floats;
     dd_step_node(plan, s, node);
     dd_step_reads(plan, s, s->x);
-    take_activation(plan, s);
+    dd_take_activation(plan, s);
     dd_step_writes(s, s->y);
     *matched = true;
     return DD_OK;

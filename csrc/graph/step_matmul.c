@@ -188,18 +188,6 @@ static int64_t step_units(const dd_plan *plan, const dd_step *s, int phase, int 
 
 /* ---- matching ------------------------------------------------------------------------------ */
 
-static void take_activation(dd_plan *plan, dd_step *s) {
-    int reader = dd_is_output(plan, s->y) ? -1 : dd_sole_reader(plan, s->y);
-    const dd_node *n = reader >= 0 ? &plan->graph->nodes[reader] : NULL;
-    if (!n || plan->taken[reader] || n->op != &dd_op_unary || n->backward ||
-        plan->values[n->out[0]].pending)
-        return;
-    const dd_unary_params *u = n->params;
-    s->act = (dd_act){(dd_unary)u->kind, (float)u->a, (float)u->b};
-    s->y = n->out[0];
-    dd_step_node(plan, s, reader);
-}
-
 static bool is_empty(const dd_plan *plan, const dd_node *n) {
     return dd_type_count(&plan->values[n->in[0]].type) == 0 ||
            dd_type_count(&plan->values[n->in[1]].type) == 0;
@@ -227,7 +215,7 @@ dd_status dd_match_matmul(dd_plan *plan, const dd_store *store, int node, bool *
     plan->packed_size += (size_t)p.b_matrices * p.b_floats;
     if (((const dd_matmul_params *)n->params)->transpose_a)
         s->scratch = (size_t)(p.a.rows * p.a.columns) * sizeof(float);
-    take_activation(plan, s);
+    dd_take_activation(plan, s);
     dd_step_writes(s, s->y);
     *matched = true;
     return DD_OK;

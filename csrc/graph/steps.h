@@ -317,6 +317,8 @@ void dd_step_writes(dd_step *s, int value);
 /* The one node that reads the value's data, or -1. */
 int dd_sole_reader(const dd_plan *plan, int value);
 bool dd_is_output(const dd_plan *plan, int value);
+/* Takes an activation that alone reads the step's result into its store: s->act, s->y. */
+void dd_take_activation(dd_plan *plan, dd_step *s);
 /* Whether an output ("d:<input>") is written by the backward. */
 bool dd_output_of_backward(const dd_plan *plan, size_t output);
 /* Whether the node reads the data of its i-th input, not only its type. */
