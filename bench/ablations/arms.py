@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SEEDS = (0, 1, 2)
-EPOCHS, IMGSZ, BATCH = 60, 320, 16
+EPOCHS, IMGSZ, BATCH = 30, 320, 16
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ SETUPS = {
     "default": Setup(),
     "l2": Setup(options={"box_loss": "l2"}),
     "focal": Setup(options={"cls_loss": "focal"}),
+    "amp": Setup(options={"amp": True}),
     "200": Setup(images=200),
     "200-plain": Setup(images=200, options={"augment": False}),
     "50": Setup(images=50),
@@ -50,6 +51,7 @@ class Question:
 QUESTIONS = (
     Question("GIoU or L2 on the deltas", "default", "l2"),
     Question("BCE with soft targets or the focal loss", "default", "focal"),
+    Question("float32 or bfloat16 maps (`amp=True`)", "default", "amp"),
     Question("augmentation or none, 50 images", "50", "50-plain"),
     Question("augmentation or none, 200 images", "200", "200-plain"),
     Question("RepVGG or a plain 3×3", "default", "plain-3x3"),
