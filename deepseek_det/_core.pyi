@@ -72,8 +72,10 @@ _Detections = tuple[Any, Any, Any, Any]  # image, class, box, score
 _CocoParams = tuple[Any, Any, Any, Any, bool]  # iou, recall, areas, max_det, use_classes
 
 class _CocoFile(TypedDict):
-    images: dict[str, Any]  # id, width, height (0: missing), name (list of str), line
-    categories: dict[str, Any]  # id, name, line
+    # id, width, height (0: missing), name (list of str), line; LVIS' lists by their place in the
+    # text: negative_at, negative_bytes, partial_at, partial_bytes
+    images: dict[str, Any]
+    categories: dict[str, Any]  # id, name, line, frequency (ord of LVIS' r, c, f; 0: none)
     # id, image_id, category_id, image, category (positions), box (n, 4) xywh, area (NaN: missing),
     # score, crowd, line, segmentation_at, segmentation_bytes
     annotations: dict[str, Any]

@@ -235,11 +235,34 @@ static dd_status begin_record(reader *r) {
     return dd_json_object(&r->json);
 }
 
+/* Skips the value at the cursor and tells where it stands. */
+static dd_status read_place(reader *r, size_t *at, uint32_t *bytes) {
+    (void)dd_json_peek(&r->json);
+    size_t start = r->json.at;
+    DD_TRY(dd_json_skip(&r->json));
+    if (r->json.at - start <= UINT32_MAX) {
+        *at = start;
+        *bytes = (uint32_t)(r->json.at - start);
+    }
+    return DD_OK;
+}
+
+/* The last two parts of the URL at `offset` of the pool: folder and file. */
+static size_t tail_of_url(const dd_coco_file *file, size_t offset) {
+    const char *url = file->names + offset;
+    size_t slashes = 0, at = strlen(url);
+    while (at && (slashes += url[at - 1] == '/') < 2)
+        at--;
+    return offset + at;
+}
+
 /* An image. Only its id is vital: evaluation needs no size, and a data set reader finds size and
  * file by itself, so a wrong one is a defect that leaves the record in. */
 static dd_status read_image(reader *r) {
     dd_coco_image image = {.line = (uint32_t)r->line, .index = (uint32_t)r->index};
-    bool has_id = false, has_width = false, has_height = false, has_name = false, more;
+    bool has_id = false, has_width = false, has_height = false, has_name = false, has_url = false;
+    bool more;
+    size_t url = 0;
     dd_json_text key;
     for (;;) {
         DD_TRY(dd_json_key(&r->json, &key, &more));
@@ -253,8 +276,19 @@ static dd_status read_image(reader *r) {
             DD_TRY(read_side(r, "height", &image.height, &has_height));
         else if (dd_json_is(&key, "file_name"))
             DD_TRY(read_name(r, "file_name", &image.name, &has_name));
+        else if (dd_json_is(&key, "coco_url") && !has_name &&
+                 dd_json_peek(&r->json) == DD_JSON_STRING)
+            DD_TRY(read_name(r, "coco_url", &url, &has_url));
+        else if (dd_json_is(&key, "neg_category_ids"))
+            DD_TRY(read_place(r, &image.negative, &image.negative_bytes));
+        else if (dd_json_is(&key, "not_exhaustive_category_ids"))
+            DD_TRY(read_place(r, &image.partial, &image.partial_bytes));
         else
             DD_TRY(dd_json_skip(&r->json));
+    }
+    if (!has_name && url) {
+        image.name = tail_of_url(r->file, url);
+        has_name = true;
     }
     if (!has_width)
         DD_TRY(note_missing(r, "width"));
@@ -283,7 +317,11 @@ static dd_status read_category(reader *r) {
             DD_TRY(read_id(r, "id", &category.id, &has_id));
         else if (dd_json_is(&key, "name"))
             DD_TRY(read_name(r, "name", &category.name, &has_name));
-        else
+        else if (dd_json_is(&key, "frequency") && dd_json_peek(&r->json) == DD_JSON_STRING) {
+            dd_json_text text;
+            DD_TRY(dd_json_string(&r->json, &text));
+            category.frequency = text.length == 1 ? text.data[0] : 0;
+        } else
             DD_TRY(dd_json_skip(&r->json));
     }
     if (!has_name)
@@ -326,14 +364,9 @@ static dd_status read_annotation_field(reader *r, const dd_json_text *key, dd_co
     } else if (!r->results && dd_json_is(key, "iscrowd")) {
         DD_TRY(read_crowd(r, &a->crowd));
     } else {
-        bool segmentation = !r->results && dd_json_is(key, "segmentation");
-        (void)dd_json_peek(&r->json);
-        size_t start = r->json.at;
+        if (!r->results && dd_json_is(key, "segmentation"))
+            return read_place(r, &a->segmentation, &a->segmentation_bytes);
         DD_TRY(dd_json_skip(&r->json));
-        if (segmentation && r->json.at - start <= UINT32_MAX) {
-            a->segmentation = start;
-            a->segmentation_bytes = (uint32_t)(r->json.at - start);
-        }
     }
     *seen |= found ? bit : 0;
     return DD_OK;

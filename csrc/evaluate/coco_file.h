@@ -4,7 +4,10 @@
  * that is no object) is fatal. What is wrong within a record is a *defect*: it is noted with its
  * line and the record is left out, so that a data set reader can drop it aloud or refuse the file.
  * Geometry (zero or negative sizes, boxes outside the image) is the reader's business: evaluation
- * takes such boxes as they are. Unknown keys are skipped, but checked like everything else. */
+ * takes such boxes as they are. Unknown keys are skipped, but checked like everything else.
+ *
+ * LVIS files are COCO files with a little more: an image without file_name is called by the last
+ * two parts of its coco_url ("val2017/000000397133.jpg"), which is LVIS v1's way. */
 #ifndef DD_EVALUATE_COCO_FILE_H
 #define DD_EVALUATE_COCO_FILE_H
 
@@ -49,12 +52,17 @@ typedef struct dd_coco_image {
     int32_t width, height; /* 0: missing or wrong */
     size_t name;           /* offset of the NUL-terminated file_name in `names` */
     uint32_t line, index;  /* index: position in the file's list */
+    /* LVIS' federated lists, neg_category_ids and not_exhaustive_category_ids: where the value
+     * stands in the text; its length is 0 without one. */
+    size_t negative, partial;
+    uint32_t negative_bytes, partial_bytes;
 } dd_coco_image;
 
 typedef struct dd_coco_category {
     int64_t id;
     size_t name;
     uint32_t line, index;
+    char frequency; /* LVIS' "r", "c" or "f"; 0 without one */
 } dd_coco_category;
 
 typedef struct dd_coco_annotation {

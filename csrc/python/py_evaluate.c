@@ -189,6 +189,10 @@ static PyObject *images_to_python(const dd_coco_file *f) {
               COLUMN(d, "width", NPY_INT32, 1, r, n, width) < 0 ||
               COLUMN(d, "height", NPY_INT32, 1, r, n, height) < 0 ||
               COLUMN(d, "line", NPY_UINT32, 1, r, n, line) < 0 ||
+              COLUMN(d, "negative_at", NPY_UINT64, 1, r, n, negative) < 0 ||
+              COLUMN(d, "negative_bytes", NPY_UINT32, 1, r, n, negative_bytes) < 0 ||
+              COLUMN(d, "partial_at", NPY_UINT64, 1, r, n, partial) < 0 ||
+              COLUMN(d, "partial_bytes", NPY_UINT32, 1, r, n, partial_bytes) < 0 ||
               add_names(d, f->names, n ? &r->name : NULL, sizeof *r, n) < 0))
         Py_CLEAR(d);
     return d;
@@ -200,6 +204,7 @@ static PyObject *categories_to_python(const dd_coco_file *f) {
     size_t n = f->n_categories;
     if (d && (COLUMN(d, "id", NPY_INT64, 1, r, n, id) < 0 ||
               COLUMN(d, "line", NPY_UINT32, 1, r, n, line) < 0 ||
+              COLUMN(d, "frequency", NPY_UINT8, 1, r, n, frequency) < 0 ||
               add_names(d, f->names, n ? &r->name : NULL, sizeof *r, n) < 0))
         Py_CLEAR(d);
     return d;
