@@ -136,6 +136,7 @@ extern "C" {
 #include "detect/criterion.h"
 #include "detect/decode.h"
 #include "detect/losses.h"
+#include "detect/match.h"
 #include "detect/nms.h"
 
 #include "image/augment.h"

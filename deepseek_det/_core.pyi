@@ -194,6 +194,13 @@ def detect(
     /,
 ) -> tuple[_I32, _F32, _F32, _I32, _I32]: ...
 
+# ---- the matching of label quality (py_match.c)
+
+def assignment(cost: _F64, /) -> _I32: ...
+def match_labels(
+    boxes_a: _F32, labels_a: _I32, boxes_b: _F32, labels_b: _I32, iou: float, near: float, /
+) -> tuple[_I32, _F32]: ...
+
 # ---- graphs and runs (py_store.c, py_graph.c, py_run.c, py_plan.c, py_optim.c)
 
 _Array = npt.NDArray[Any]
