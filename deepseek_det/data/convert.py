@@ -84,10 +84,22 @@ def convert(
     """
     if format not in FORMATS:
         raise ValueError(f"convert: format is {format!r}, one of {', '.join(FORMATS)} was needed")
+    _check_target(Path(dst), "convert")  # before a long reading
+    return write_sets(_load_all(src, splits, strict, images, voc_one_based), dst, format)
+
+
+def write_sets(
+    sets: Sequence[Dataset],
+    dst: str | os.PathLike[str],
+    format: str = "coco",
+    who: str = "convert",
+) -> Conversion:
+    """Writes splits, with the same classes each, to the new folder `dst`; as `convert` does.
+
+    who: the caller's name for messages. Raises `Error` for a full target and what the disk refuses.
+    """
     target = Path(dst)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Error(f"convert: {target} exists and is not an empty folder; a new one was needed")
-    sets = _load_all(src, splits, strict, images, voc_one_based)
+    _check_target(target, who)
     done = Conversion(target, format, {d.split: len(d) for d in sets})
     for data in sets:
         done.rejected += data.rejected
@@ -105,8 +117,13 @@ def convert(
             shutil.rmtree(folder, ignore_errors=True)
             raise
     except OSError as error:
-        raise Error(f"convert: {error.filename or target}: {error.strerror or error}") from error
+        raise Error(f"{who}: {error.filename or target}: {error.strerror or error}") from error
     return done
+
+
+def _check_target(target: Path, who: str) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Error(f"{who}: {target} exists and is not an empty folder; a new one was needed")
 
 
 def _load_all(
