@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -48,3 +49,44 @@ class Interrupts:
         """Raises KeyboardInterrupt if a Ctrl-C has come since the start."""
         if self.came:
             raise KeyboardInterrupt
+
+
+class Deferred:
+    """While it is entered, a Ctrl-C waits; it takes effect when the block has ended.
+
+    For the few lines that must not be left halfway: starting threads that somebody has to end, and
+    ending them. The block must be short, since nothing can interrupt it. In other threads, which
+    no Ctrl-C interrupts, nothing is changed. Blocks may be nested; one object serves one block.
+
+    >>> with Deferred():
+    ...     pass
+    """
+
+    def __init__(self) -> None:
+        self._before: Callable[[int, FrameType | None], object] | None = None
+        self._frame: FrameType | None = None
+        self._came = False
+
+    def __enter__(self) -> Deferred:
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):  # else Ctrl-C is ignored, ends the process, or isn't Python's
+                self._before = before
+                signal.signal(signal.SIGINT, self._remember)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is None:
+            return
+        signal.signal(signal.SIGINT, self._before)
+        frame, self._frame = self._frame, None  # a frame kept would keep all its variables
+        if self._came:
+            self._before(signal.SIGINT, frame)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        self._came, self._frame = True, frame

@@ -356,6 +356,16 @@ def test_empty_data_set_is_an_error() -> None:
         batches(Memory(0), 64)
 
 
+def loops(script: Path) -> subprocess.Popen[str]:
+    """A script that sees these tests and what they see, its output in a pipe."""
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join([str(Path(__file__).parent), *[p for p in sys.path if p]])},
+    )
+
+
 def test_ctrl_c_ends_the_loop_quickly(tmp_path: Path) -> None:
     script = tmp_path / "loop.py"
     script.write_text(
@@ -375,13 +385,7 @@ def test_ctrl_c_ends_the_loop_quickly(tmp_path: Path) -> None:
             print("interrupted", sum(n.startswith("dd-loader") for n in names), flush=True)
         """)
     )
-    environment_path = [p for p in sys.path if p]
-    process = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={"PYTHONPATH": ":".join([str(Path(__file__).parent), *environment_path])},
-    )
+    process = loops(script)
     assert process.stdout is not None
     try:
         assert process.stdout.readline().strip() == "running"
@@ -393,6 +397,36 @@ def test_ctrl_c_ends_the_loop_quickly(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_ctrl_c_at_any_moment_leaves_no_thread(tmp_path: Path) -> None:
+    # Epochs of a few batches: much of the time goes into starting threads and ending them.
+    script = tmp_path / "moments.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, random, signal, threading, time
+        from test_loader import Memory
+        from deepseek_det.data.loader import stream
+        data, rng, left = Memory(), random.Random(1), 0
+        for turn in range(60):
+            running = threading.Event()
+            def press(wait=rng.uniform(0, 0.02)):
+                running.wait()
+                time.sleep(wait)
+                os.kill(os.getpid(), signal.SIGINT)
+            presser = threading.Thread(target=press)
+            presser.start()
+            try:
+                for epoch in range(10**9):
+                    for batch in stream(data, 64, 4, epoch=epoch % 1000, workers=2):
+                        running.set()
+            except KeyboardInterrupt:
+                left += sum(t.name.startswith("dd-loader") for t in threading.enumerate())
+            presser.join()
+        print("left", left)
+        """)
+    )
+    assert loops(script).communicate(timeout=60)[0].strip() == "left 0"
 
 
 # ---- real data

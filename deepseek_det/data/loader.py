@@ -26,6 +26,7 @@ from deepseek_det import _core
 from deepseek_det.data import sampling, transforms
 from deepseek_det.data.transforms import Augment, Boxes, Image, Labels, Mask, Picture
 from deepseek_det.errors import Error
+from deepseek_det.interrupt import Deferred
 
 PREFETCH = 2
 """Batches that are prepared beyond the one that the caller works on."""
@@ -332,7 +333,8 @@ def _run(plan: Callable[[int], _Plan], numbers: range, workers: int) -> Iterator
             while len(waiting) <= PREFETCH and (k := next(upcoming, None)) is not None:
                 planned = plan(k)
                 rows = range(len(planned.positions))
-                waiting.append((planned, [pool.submit(planned.make, i) for i in rows]))
+                with Deferred():  # else a thread might start that the pool doesn't know of
+                    waiting.append((planned, [pool.submit(planned.make, i) for i in rows]))
             if not waiting:
                 return
             planned, futures = waiting.popleft()
@@ -344,6 +346,16 @@ def _run(plan: Callable[[int], _Plan], numbers: range, workers: int) -> Iterator
             del finished
     finally:
         # Reached by the end, an error, Ctrl-C and the generator's close alike.
+        try:
+            _end(pool)
+        except KeyboardInterrupt:
+            _end(pool)  # it came before it could be deferred; a second end does no harm
+            raise
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Returns when the pool's threads have ended, each after the image that it works on."""
+    with Deferred():
         pool.shutdown(wait=True, cancel_futures=True)
 
 
