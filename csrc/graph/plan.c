@@ -28,6 +28,7 @@ dd_status dd_step_new(dd_plan *plan, const char *pattern, dd_step **step) {
                    .y = -1,
                    .residual = -1,
                    .norm = -1,
+                   .expansion = {.conv = -1},
                    .reduction = {.norm = -1},
                    .dy = -1,
                    .dx = -1,

@@ -399,8 +399,7 @@ void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
     }
 }
 
-/* A batch norm over the stored result: its sums are made in the store. */
-static void take_sums(dd_plan *plan, dd_step *s) {
+void dd_conv_take_sums(dd_plan *plan, dd_step *s) {
     for (int i = 0; i < plan->n_readers[s->y]; i++) {
         int reader = plan->readers[s->y][i], norm = plan->norm_of[reader];
         const dd_node *node = &plan->graph->nodes[reader];
@@ -439,7 +438,7 @@ dd_status dd_match_conv(dd_plan *plan, const dd_store *store, int node, bool *ma
     dd_step_node(plan, s, node);
     dd_step_reads(plan, s, s->x);
     dd_conv_epilogue(plan, s, c);
-    take_sums(plan, s);
+    dd_conv_take_sums(plan, s);
     dd_step_writes(s, s->y);
     /* In training a stored map may turn out to be no floats. */
     s->by_pieces = dd_conv_by_pieces(c) && (plan->graph->training || !reads_in_place(plan, s, c));

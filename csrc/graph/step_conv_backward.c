@@ -222,9 +222,9 @@ static void add_slots(const float *from, int64_t slot_step, int n_slots, int64_t
             sum[j] += from[j];
 }
 
-/* Adds the slots in order and gives the sum to the gradient (OIHW) or to the stored value. */
-static void dw_reduce(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t unit,
-                      int64_t units) {
+/* The sum goes to the gradient (OIHW) or to the stored value. */
+void dd_conv_dw_reduce(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t unit,
+                       int64_t units) {
     int taps = c->k_h * c->k_w, in = c->c_in / c->groups, o = c->c_out / c->groups;
     bool add = s->dw_entry >= 0;
     float *to = add ? run->binding->gradient + run->binding->store->entries[s->dw_entry].offset
@@ -304,7 +304,7 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
         if (s->reduction.norm >= 0 && unit == 0)
             dd_norm_gradient_finish(run, &s->reduction, s->n_slots);
         if (wants_dw(s))
-            dw_reduce(run, s, c, unit, backward_units(run->plan, s, 1, 1));
+            dd_conv_dw_reduce(run, s, c, unit, backward_units(run->plan, s, 1, 1));
         if (wants_db(s) && unit == 0)
             db_reduce(run, s, c);
         return;
@@ -385,7 +385,7 @@ static void take_gradient(const dd_plan *plan, dd_step *s, int value, int *store
 }
 
 /* dx + other gradient of the same value: the product's residual. */
-static void take_residual(dd_plan *plan, dd_step *s, const dd_conv *c) {
+void dd_conv_take_residual(dd_plan *plan, dd_step *s, const dd_conv *c) {
     int reader = dd_sole_reader(plan, s->dx);
     if (c->depthwise || reader < 0 || plan->taken[reader] || dd_is_output(plan, s->dx))
         return;
@@ -403,7 +403,7 @@ static void take_residual(dd_plan *plan, dd_step *s, const dd_conv *c) {
 }
 
 /* Where dx is the gradient behind a batch norm, its sums are made while dx is in cache. */
-static void take_reduction(dd_plan *plan, dd_step *s) {
+void dd_conv_take_reduction(dd_plan *plan, dd_step *s) {
     for (int i = 0; i < plan->n_readers[s->dx]; i++) {
         int reader = plan->readers[s->dx][i];
         const dd_node *n = &plan->graph->nodes[reader];
@@ -414,6 +414,7 @@ static void take_reduction(dd_plan *plan, dd_step *s) {
         plan->taken[reader] = true;
         s->nodes[s->n_nodes++] = reader;
         s->reduction = dd_norm_gradient_of(plan, s, reader);
+        dd_step_reads(plan, s, plan->norms[s->reduction.norm].x);
         return;
     }
 }
@@ -477,8 +478,8 @@ dd_status dd_match_conv_backward(dd_plan *plan, const dd_store *store, int node,
         dd_step_reads(plan, s, s->x);
     }
     if (s->dx >= 0) {
-        take_residual(plan, s, c);
-        take_reduction(plan, s);
+        dd_conv_take_residual(plan, s, c);
+        dd_conv_take_reduction(plan, s);
         dd_step_writes(s, s->dx);
         c->uses_dx = true;
         c->packed_dx = plan->packed_size;

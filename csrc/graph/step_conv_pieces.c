@@ -95,6 +95,7 @@ typedef struct ring {
     int64_t pitch, row_floats;
     float *rows; /* k_h of them, then one of zeros */
     float *y;    /* room for a row of the output */
+    dd_expanded expanded;
 } ring;
 
 static const float *ring_row(const dd_conv *c, const ring *t, int64_t y) {
@@ -120,6 +121,16 @@ static void depthwise_by_blocks(const dd_run *run, dd_depthwise d, dd_ahead *ahe
     }
 }
 
+/* Row y of the input to its place. */
+static void load_row(const dd_run *run, const dd_step *s, const dd_conv *c, ring *t, int64_t y) {
+    float *to = t->rows + y % c->k_h * t->row_floats + c->pad_left * t->pitch;
+    if (s->expansion.conv >= 0)
+        dd_expand_pixels(run, s, t->n, y, 0, c->w, s->expansion.act, t->expanded.narrow, to,
+                         t->pitch);
+    else
+        dd_load_pixels_at(run, s->x, t->n, y, 0, c->w, to, t->pitch);
+}
+
 static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c, ring *t, int64_t y,
                           int64_t unit) {
     const float *taps[64];
@@ -128,9 +139,7 @@ static void depthwise_row(const dd_run *run, const dd_step *s, const dd_conv *c,
     end = end < c->h ? end : c->h;
     t->loaded = t->loaded < first ? first : t->loaded;
     for (; t->loaded < end; t->loaded++)
-        dd_load_pixels_at(run, s->x, t->n, t->loaded, 0, c->w,
-                          t->rows + t->loaded % c->k_h * t->row_floats + c->pad_left * t->pitch,
-                          t->pitch);
+        load_row(run, s, c, t, t->loaded);
     for (int r = 0; r < c->k_h; r++)
         taps[r] = ring_row(c, t, y * c->stride - c->pad_top + r);
     dd_depthwise d = {.rows = taps,
@@ -165,7 +174,10 @@ bool dd_conv_by_pieces(const dd_conv *c) {
 size_t dd_conv_pieces_scratch(const dd_plan *plan, const dd_step *s, const dd_conv *c) {
     int64_t floats, piece = piece_of(c->c_in + c->c_out);
     if (c->depthwise) {
+        dd_expanded expanded;
         floats = ring_floats(c) + dd_piece_floats(plan, s->y, c->ow);
+        if (s->expansion.conv >= 0)
+            floats += dd_expand_place(plan, s, c->w, NULL, &expanded);
     } else {
         floats = dd_load_floats(plan, s->x, piece) + dd_piece_floats(plan, s->y, piece);
     }
@@ -180,6 +192,9 @@ void dd_conv_pieces(const dd_run *run, const dd_step *s, int64_t row, int64_t en
         ring t = {.n = -1, .pitch = ring_pitch(c), .rows = scratch, .y = scratch + ring_floats(c)};
         t.row_floats = ring_width(c) * t.pitch;
         memset(scratch, 0, (size_t)ring_floats(c) * sizeof(float));
+        if (s->expansion.conv >= 0)
+            (void)dd_expand_place(run->plan, s, c->w, t.y + dd_piece_floats(run->plan, s->y, c->ow),
+                                  &t.expanded);
         for (; row < end; row++) {
             if (row / c->oh != t.n) {
                 t.n = row / c->oh;

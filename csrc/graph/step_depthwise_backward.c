@@ -4,28 +4,36 @@
  * row at hand meets, so each is formed from its pending batch-norm gradient once a slot. The row is
  * cut into pieces of a few kilobytes: the input's load (pending batch norm and activation), the
  * kernel, and the sums for the batch norm before it follow each other in the first-level cache.
+ * Where the input is an expansion that nobody stored (step_expand.c), a piece of it is computed
+ * again in place of the load, and its gradient goes on to the narrow map in place of the store.
  * Letters as in step_conv.c. */
 #include "graph/steps.h"
 
 #include <string.h>
 
 enum {
-    PIECE_FLOATS = 1536, /* of the row: x, its activation and dx share the first-level cache */
-    PART_ROWS = 8,       /* rows whose weight gradient is summed before it goes to the slot */
+    PIECE_FLOATS = 1536,    /* of the row: x, its activation and dx share the first-level cache */
+    EXPANDED_FLOATS = 3072, /* more of an expansion: what a product's call costs counts as well */
+    PART_ROWS = 8,          /* rows whose weight gradient is summed before it goes to the slot */
 };
 
 /* The pass over one image: rows of dy below `loaded` are in the ring, as far as they are needed. */
 typedef struct pass {
     int64_t n, loaded;
     float *ring, *x, *dx, *part, *spare;
+    dd_expanded expanded;
 } pass;
 
 static int64_t taps_floats(const dd_conv *c) {
     return c->k_h * c->k_w * dd_depthwise_pitch(c);
 }
 
-static int64_t piece_pixels(const dd_conv *c) {
-    int64_t pixels = PIECE_FLOATS / c->c_in / 8 * 8;
+static bool expands(const dd_step *s) {
+    return s->expansion.conv >= 0;
+}
+
+static int64_t piece_pixels(const dd_step *s, const dd_conv *c) {
+    int64_t pixels = (expands(s) ? EXPANDED_FLOATS : PIECE_FLOATS) / c->c_in / 8 * 8;
     return pixels < 8 ? 8 : pixels;
 }
 
@@ -67,6 +75,10 @@ static bool wants_db(const dd_step *s) {
 /* Pixels x.. of the input, where they lie or loaded. */
 static const float *x_ready(const dd_run *run, const dd_step *s, pass *t, int64_t y, int64_t x,
                             int64_t pixels, int64_t *pitch) {
+    if (expands(s)) {
+        *pitch = t->expanded.pitch;
+        return dd_expand_again(run, s, t->n, y, x, pixels, &t->expanded);
+    }
     if (s->x < 0) { /* frozen weights: any numbers do */
         *pitch = dd_type_last(&run->plan->values[s->dx].type);
         return t->x;
@@ -92,7 +104,7 @@ static void ahead_next(const dd_run *run, const dd_step *s, const dd_conv *c, co
 static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, pass *t, int64_t y,
                          int64_t slot) {
     const float *rows[64];
-    int64_t piece = piece_pixels(c);
+    int64_t piece = piece_pixels(s, c);
     dy_ready(run, s, c, t, y, rows);
     dd_depthwise_backward d = {
         .dy_rows = rows,
@@ -103,8 +115,8 @@ static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
         .c = c->c_in,
         .w = run->plan->packed + c->packed_dx,
         .wpitch = dd_depthwise_pitch(c),
-        .dx = t->dx,
-        .dx_pitch = c->c_in,
+        .dx = expands(s) ? t->expanded.gradient : t->dx,
+        .dx_pitch = expands(s) ? t->expanded.pitch : c->c_in,
         .dw = t->part};
     for (int64_t x = 0; x < c->w; x += piece) {
         d.x_begin = c->pad_left + x;
@@ -113,9 +125,13 @@ static void backward_row(const dd_run *run, const dd_step *s, const dd_conv *c, 
         dd_ahead ahead = {0};
         ahead_next(run, s, c, t, y, x, d.width, &ahead);
         dd_ahead_some(&ahead);
-        if (s->dx >= 0)
+        if (s->dx >= 0 && !expands(s))
             d.dx = dd_piece_begin(run, s->dx, t->n, y, x, t->dx, &d.dx_pitch);
         run->plan->kernels->depthwise_backward_f32(&d);
+        if (expands(s)) {
+            dd_expand_gradient(run, s, t->n, y, x, d.width, &t->expanded, &ahead);
+            continue;
+        }
         dd_ahead_some(&ahead);
         if (s->reduction.norm >= 0)
             dd_norm_gradient_pixels(run, &s->reduction, d.dx, d.dx_pitch, t->n, y, x, d.width,
@@ -144,26 +160,35 @@ static void add_bias(const dd_run *run, const dd_step *s, const dd_conv *c, pass
     }
 }
 
-static void add_part(const dd_run *run, const dd_conv *c, pass *t, int64_t slot) {
+static void add_part(const dd_run *run, const dd_step *s, const dd_conv *c, pass *t, int64_t slot) {
     int64_t floats = taps_floats(c);
     float *to = run->plan->slots + slot * floats;
     run->plan->kernels->binary_f32(DD_ADD, to, t->part, to, floats);
     memset(t->part, 0, (size_t)floats * sizeof(float));
+    if (expands(s))
+        dd_expand_add_part(run, s, &t->expanded, slot);
 }
 
 /* The parts of a thread's scratch; returns the floats that they take. */
 static int64_t place(const dd_plan *plan, const dd_step *s, const dd_conv *c, float *scratch,
                      pass *t) {
-    int64_t piece = piece_pixels(c) * c->c_in, row = c->ow * c->c_in, at = 0;
+    int64_t pixels = piece_pixels(s, c), piece = pixels * c->c_in, row = c->ow * c->c_in, at = 0;
+    bool plain = !expands(s);
     int64_t sizes[] = {taps_floats(c), dd_load_floats(plan, s->dy, c->k_h * c->ow),
-                       s->x < 0 ? piece : dd_load_floats(plan, s->x, piece_pixels(c)),
-                       s->dx < 0 ? piece : dd_piece_floats(plan, s->dx, piece_pixels(c)),
+                       !plain     ? 0
+                       : s->x < 0 ? piece
+                                  : dd_load_floats(plan, s->x, pixels),
+                       !plain      ? 0
+                       : s->dx < 0 ? piece
+                                   : dd_piece_floats(plan, s->dx, pixels),
                        wants_db(s) ? row : 0};
     float **parts[] = {&t->part, &t->ring, &t->x, &t->dx, &t->spare};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         *parts[i] = scratch ? scratch + at : NULL;
         at += (sizes[i] + 15) / 16 * 16;
     }
+    if (!plain)
+        at += dd_expand_place(plan, s, pixels, scratch ? scratch + at : NULL, &t->expanded);
     return at;
 }
 
@@ -179,7 +204,7 @@ void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t uni
     (void)place(run->plan, s, c, dd_scratch(run, thread), &t);
     memset(t.part, 0, (size_t)taps_floats(c) * sizeof(float));
     if (s->x < 0)
-        memset(t.x, 0, (size_t)(piece_pixels(c) * c->c_in) * sizeof(float));
+        memset(t.x, 0, (size_t)(piece_pixels(s, c) * c->c_in) * sizeof(float));
     dd_cut(c->n * c->h, s->n_slots, unit, &row, &end);
     for (int64_t done = 1; row < end; row++, done++) {
         if (row / c->h != t.n) {
@@ -191,7 +216,7 @@ void dd_depthwise_backward_unit(const dd_run *run, const dd_step *s, int64_t uni
             add_bias(run, s, c, &t, row % c->h,
                      run->plan->sums + s->db_sums + (size_t)unit * (size_t)c->c_out);
         if (wants_dw(s) && (done % PART_ROWS == 0 || row + 1 == end))
-            add_part(run, c, &t, unit);
+            add_part(run, s, c, &t, unit);
     }
     dd_pieces_done(run, s->dx);
 }

@@ -76,29 +76,35 @@ static int64_t slots_of(const dd_plan *plan, const dd_norm *r) {
     return m.n * m.h < DD_SLOTS ? m.n * m.h : DD_SLOTS;
 }
 
-void dd_norm_finish(const dd_run *run, int norm) {
+void dd_norm_set(const dd_run *run, int norm, int c, double mean, double var) {
     dd_plan *plan = run->plan;
     dd_store *store = run->binding->store;
     const dd_norm *r = &plan->norms[norm];
+    float *running_mean = (float *)dd_store_data(store, r->running_mean) + c;
+    float *running_var = (float *)dd_store_data(store, r->running_var) + c;
     const float *gamma = dd_store_data(store, r->gamma), *beta = dd_store_data(store, r->beta);
-    float *running_mean = dd_store_data(store, r->running_mean);
-    float *running_var = dd_store_data(store, r->running_var);
-    int64_t slots = slots_of(plan, r);
+    double n = (double)r->count;
+    var = var > 0 ? var : var <= 0 ? 0 : var; /* rounding below zero; NaN stays */
+    double rstd = 1 / sqrt(var + r->eps), scale = (double)gamma[c] * rstd;
+    plan->vectors[r->mean + (size_t)c] = (float)mean;
+    plan->vectors[r->rstd + (size_t)c] = (float)rstd;
+    plan->vectors[r->scale + (size_t)c] = (float)scale;
+    plan->vectors[r->shift + (size_t)c] = (float)((double)beta[c] - mean * scale);
+    double unbiased = r->count > 1 ? var * n / (n - 1) : var;
+    *running_mean = (float)((double)*running_mean + r->momentum * (mean - (double)*running_mean));
+    *running_var += (float)(r->momentum * (unbiased - (double)*running_var));
+}
+
+void dd_norm_finish(const dd_run *run, int norm) {
+    const dd_norm *r = &run->plan->norms[norm];
+    const float *running_mean = dd_store_data(run->binding->store, r->running_mean);
+    int64_t slots = slots_of(run->plan, r);
     double n = (double)r->count;
     for (int c = 0; c < r->c; c++) {
         double sum, squares;
-        add_slots(plan, r, slots, c, &sum, &squares);
-        double moved = sum / n, mean = (double)running_mean[c] + moved;
-        double var = squares / n - moved * moved;
-        var = var > 0 ? var : var <= 0 ? 0 : var; /* rounding below zero; NaN stays */
-        double rstd = 1 / sqrt(var + r->eps), scale = (double)gamma[c] * rstd;
-        plan->vectors[r->mean + (size_t)c] = (float)mean;
-        plan->vectors[r->rstd + (size_t)c] = (float)rstd;
-        plan->vectors[r->scale + (size_t)c] = (float)scale;
-        plan->vectors[r->shift + (size_t)c] = (float)((double)beta[c] - mean * scale);
-        double unbiased = r->count > 1 ? var * n / (n - 1) : var;
-        running_mean[c] = (float)((double)running_mean[c] + r->momentum * moved);
-        running_var[c] += (float)(r->momentum * (unbiased - (double)running_var[c]));
+        add_slots(run->plan, r, slots, c, &sum, &squares);
+        double moved = sum / n; /* sums are about the running mean */
+        dd_norm_set(run, norm, c, (double)running_mean[c] + moved, squares / n - moved * moved);
     }
 }
 
@@ -283,7 +289,6 @@ dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node) {
         if (n->out[i] >= 0 && *entries[i] < 0)
             dd_step_writes(s, n->out[i]);
     }
-    dd_step_reads(plan, s, plan->norms[r.norm].x);
     return r;
 }
 
@@ -321,6 +326,7 @@ dd_status dd_match_norm_reduce(dd_plan *plan, const dd_store *store, int node, b
     dd_step_node(plan, s, node);
     dd_step_reads(plan, s, s->dy);
     s->reduction = dd_norm_gradient_of(plan, s, node);
+    dd_step_reads(plan, s, plan->norms[s->reduction.norm].x);
     s->norm = s->reduction.norm;
     s->halves = true;
     *matched = true;

@@ -111,6 +111,21 @@ typedef struct dd_norm_gradient {
     int dgamma_entry, dbeta_entry; /* entries whose gradient they are; -1 */
 } dd_norm_gradient;
 
+/* A 1×1 convolution and the batch norm behind it that a depthwise step computes again from their
+ * narrow input instead of storing their result (step_expand.c). Both of its steps hold a copy. */
+typedef struct dd_expansion {
+    int conv; /* the 1×1's record; -1: none */
+    int norm;
+    dd_act act;
+    size_t moments;                /* offset in plan->sums of the input's mean and covariance */
+    size_t shift, mix_shift;       /* in plan->vectors */
+    size_t packed, packed_dx, mix; /* in plan->packed: weights with the norm's scale; dx's own */
+    /* of the backward step */
+    int dw_entry;
+    dd_norm_gradient reduction; /* of the norm between */
+    size_t slots;               /* in plan->slots */
+} dd_expansion;
+
 struct dd_plan;
 struct dd_run;
 
@@ -152,6 +167,7 @@ typedef struct dd_step {
     size_t planes, planes_floats; /* winograd: its part of plan->slots */
     int64_t between_floats;       /* chain: of the pixels between two stages */
     int pooled;                   /* conv_pool: the value between, never stored */
+    dd_expansion expansion;       /* between x and the depthwise convolution */
     /* sums */
     dd_term terms[DD_STEP_TERMS];
     int n_terms;
@@ -369,6 +385,39 @@ size_t dd_pointwise_backward_scratch(const dd_plan *plan, const dd_step *s, cons
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *conv);
 /* Reserves room for the packed weights. */
 void dd_conv_use(dd_plan *plan, dd_conv *conv);
+/* A batch norm over the stored result: its sums are made in the store. */
+void dd_conv_take_sums(dd_plan *plan, dd_step *s);
+/* What else a backward step does to its dx: adds the other gradient of the same value; makes the
+ * sums of the batch norm before it. */
+void dd_conv_take_residual(dd_plan *plan, dd_step *s, const dd_conv *conv);
+void dd_conv_take_reduction(dd_plan *plan, dd_step *s);
+/* Adds the slots in order to the gradient of the weights: part `unit` of `units`. */
+void dd_conv_dw_reduce(const dd_run *run, const dd_step *s, const dd_conv *conv, int64_t unit,
+                       int64_t units);
+/* ---- step_expand.c: what an expansion's depthwise steps call, piece by piece ---------------- */
+
+/* Scratch of a piece of pixels: the narrow map, the wide one before and after its activation (one
+ * and the same where the slope shows in the result), its gradient, sums that no slot has yet, dx.
+ */
+typedef struct dd_expanded {
+    float *narrow, *before, *after, *gradient, *part, *dx;
+    int64_t pitch; /* of wide pixels */
+} dd_expanded;
+/* Gives out scratch for pieces of up to `pixels`, or only counts its floats: scratch NULL. */
+int64_t dd_expand_place(const dd_plan *plan, const dd_step *s, int64_t pixels, float *scratch,
+                        dd_expanded *p);
+/* The wide map's pixels from (n, y, x) on, by way of p->narrow. */
+void dd_expand_pixels(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
+                      int64_t pixels, dd_act act, float *narrow, float *to, int64_t pitch);
+/* The same in the backward, to p->after, which is returned. */
+const float *dd_expand_again(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
+                             int64_t pixels, const dd_expanded *p);
+/* Takes p->gradient, which the depthwise kernel made, back through activation and 1×1. */
+void dd_expand_gradient(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
+                        int64_t pixels, const dd_expanded *p, dd_ahead *ahead);
+/* Adds what was summed since to the slot. */
+void dd_expand_add_part(const dd_run *run, const dd_step *s, const dd_expanded *p, int64_t slot);
+
 /* Winograd's weights: floats of all planes; `gathered` holds c_in · c_out. */
 size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *conv);
 void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *conv, const float *weight,
@@ -387,7 +436,7 @@ int dd_gradient_entry(const dd_plan *plan, int value);
 /* A step right after `node` that stores the pending value `from` as `value`. */
 dd_status dd_sum_store(dd_plan *plan, int from, int value, int node);
 bool dd_is_addition(const dd_plan *plan, const dd_node *n); /* of two values of one type */
-/* The node's reduction; its stored results are noted as written by `s`. */
+/* The node's reduction; its stored results are noted as written by `s`, what it reads is not. */
 dd_norm_gradient dd_norm_gradient_of(dd_plan *plan, dd_step *s, int node);
 void dd_norm_gradient_begin(const dd_run *run, const dd_norm_gradient *r, int64_t slot);
 /* Adds rows y..y+rows-1 of image n of dz. */
@@ -400,6 +449,8 @@ void dd_norm_gradient_pixels(const dd_run *run, const dd_norm_gradient *r, const
 /* Adds the slots in order: gradients, and (p, q, r) for the loads of dx. */
 void dd_norm_gradient_finish(const dd_run *run, const dd_norm_gradient *r, int64_t slots);
 void dd_norm_finish(const dd_run *run, int norm); /* sums → mean, rstd, scale, shift */
+/* The same of one channel from its batch's mean and variance. */
+void dd_norm_set(const dd_run *run, int norm, int c, double mean, double var);
 void dd_norm_static(const dd_run *run, int norm); /* running statistics → scale, shift */
 
 #endif
