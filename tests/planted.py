@@ -120,3 +120,33 @@ def write_yolo(
         text = f"path: .\n{split}: images/{split}\nnames: {json.dumps(list(names))}\n"
         (root / "data.yaml").write_text(text)
     return root
+
+
+def kitti_row(
+    name: str = "Car", box: Sequence[object] = (4, 5, 30, 40), score: str | None = None
+) -> str:
+    """One row of a KITTI label file."""
+    sides = " ".join(str(v) for v in box)
+    row = f"{name} 0.00 0 -1.57 {sides} 1.5 1.6 3.9 1.0 1.5 20.0 -1.6"
+    return row if score is None else f"{row} {score}"
+
+
+def write_kitti(root: Path, labels: dict[str, str]) -> Path:
+    """KITTI layout: {id: rows}, an image each."""
+    folder = root / "training" / "label_2"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (id, rows) in enumerate(labels.items()):
+        (folder / f"{id}.txt").write_text(rows, encoding="utf-8")
+        write_image(root / "training" / "image_2" / f"{id}.png", seed=i)
+    return root
+
+
+CSV_HEAD = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+
+
+def write_csv(root: Path, text: str, images: Sequence[str] = ("a.jpg", "b.jpg")) -> Path:
+    """CSV layout: train.csv and images beside it in train/."""
+    for i, name in enumerate(images):
+        write_image(root / "train" / name, seed=i)
+    (root / "train.csv").write_text(text, encoding="utf-8")
+    return root

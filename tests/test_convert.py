@@ -18,10 +18,12 @@ from planted import (
     coco_annotation,
     coco_image,
     coco_text,
+    kitti_row,
     voc_object,
     voc_xml,
     write_coco,
     write_image,
+    write_kitti,
     write_voc,
     write_yolo,
 )
@@ -29,7 +31,7 @@ from planted import (
 from deepseek_det import Error
 from deepseek_det.data import Dataset, Record, convert, load, splits
 
-FORMATS = ("coco", "voc", "yolo")
+FORMATS = ("coco", "lvis", "voc", "yolo", "kitti", "csv")
 WIDTH, HEIGHT = 97, 61
 
 
@@ -73,7 +75,8 @@ def test_convert_round_trip_keeps_every_box(
         labels = np.asarray([random.randrange(3) for _ in found], np.int32)
         ignore = np.zeros(len(found), bool)
         record = Record(image, "photo", WIDTH, HEIGHT, found, labels, ignore)
-        names = ["0", "no", 'ein "Käse" & <b>']
+        # KITTI alone has no form for a blank in a name.
+        names = ["0", "no", 'ein_"Käse"_&_<b>']
         start = Dataset(folder / "in", "train", "yolo", names, [0, 1, 2], [record])
         data = start
         for k, format in enumerate(order):
@@ -170,8 +173,8 @@ def test_convert_refuses_full_folder_and_other_format(tmp_path: Path) -> None:
     (tmp_path / "full" / "mine.txt").write_text("keep")
     with pytest.raises(Error, match="full exists and is not an empty folder"):
         convert(src, tmp_path / "full")
-    with pytest.raises(ValueError, match="'kitti'"):
-        convert(src, tmp_path / "x", "kitti")
+    with pytest.raises(ValueError, match="'labelme'"):
+        convert(src, tmp_path / "x", "labelme")
     (tmp_path / "empty").mkdir()
     assert len(load(convert(src, tmp_path / "empty"))) == 1
 
@@ -196,8 +199,57 @@ def test_convert_on_a_full_disk_leaves_nothing(
 
 
 def test_convert_bccd_to_every_format_and_back(data_root: Path, tmp_path: Path) -> None:
-    first = convert(data_root / "BCCD", tmp_path / "coco", splits=["test"])
-    assert first.boxes == 945
-    second = convert(first, tmp_path / "yolo", "yolo")
-    third = convert(second, tmp_path / "voc", "voc")
-    same(load(data_root / "BCCD", "test"), load(third, "test", strict=True))
+    done = convert(data_root / "BCCD", tmp_path / "0", splits=["test"])
+    assert done.boxes == 945
+    for k, format in enumerate(["lvis", "yolo", "kitti", "csv", "voc"], 1):
+        done = convert(done, tmp_path / str(k), format)
+        same(load(data_root / "BCCD", "test"), load(done, "test", strict=True))
+
+
+def test_convert_voc2012_keeps_its_difficult_objects(data_root: Path, tmp_path: Path) -> None:
+    base = data_root / "voc2012_100" / "database"
+    start = load(base / "gts" / "pascalvoc_format", images=base / "images")
+    assert sum(int(r.ignore.sum()) for r in start.records) == 38
+    done = start
+    for k, format in enumerate(["lvis", "csv", "coco", "voc"]):
+        done = load(convert(done, tmp_path / str(k), format), strict=True)
+        same(start, done)
+
+
+def test_convert_kitti_keeps_regions_that_all_classes_ignore(tmp_path: Path) -> None:
+    rows = [kitti_row("Car"), kitti_row("Van"), kitti_row("DontCare", (0, 0, 9, 9))]
+    src = write_kitti(tmp_path / "src", {"1": "\n".join(rows)})
+    back = convert(convert(src, tmp_path / "coco"), tmp_path / "kitti", "kitti")
+    assert not back.lost and back.boxes == 3
+    same(load(src), load(back, strict=True))
+
+
+def test_convert_lvis_says_what_is_absent_and_keeps_lists(tmp_path: Path) -> None:
+    src = write_coco(tmp_path / "src", coco_text([coco_annotation()]))
+    done = convert(src, tmp_path / "lvis", "lvis")
+    first = load(done, strict=True).federated
+    assert first is not None and first.negative == {1: [7]} and first.partial == {1: []}
+    assert first.frequency == {1: "r", 7: "r"}
+    file = tmp_path / "lvis" / "annotations" / "lvis_v1_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [1]}
+    file.write_text(json.dumps(content))
+    again = load(convert(done, tmp_path / "again", "lvis"), strict=True).federated
+    assert again is not None and again.negative == {1: []} and again.partial == {1: [1]}
+
+
+def test_convert_kitti_tells_what_it_cannot_say(tmp_path: Path) -> None:
+    src = write_yolo(tmp_path / "src", {"a": "0 .5 .5 .5 .5\n"}, names=["traffic light", "x"])
+    done = convert(src, tmp_path / "kitti", "kitti")
+    assert done.lost == {"blank in a class name": 1, "class without a box": 1}
+    assert load(done).names == ["traffic_light"]
+    twice = write_yolo(tmp_path / "twice", {"a": "0 .5 .5 .5 .5\n"}, names=["a b", "a_b"])
+    with pytest.raises(Error, match="different names in KITTI's form"):
+        convert(twice, tmp_path / "x", "kitti")
+    assert not (tmp_path / "x").exists()
+
+
+def test_convert_counts_masks_as_lost(tmp_path: Path) -> None:
+    mask = coco_annotation(segmentation=[[1, 1, 9, 1, 9, 9]])
+    src = write_coco(tmp_path / "src", coco_text([mask, coco_annotation(2)]))
+    assert convert(src, tmp_path / "dst").lost == {"mask": 1}

@@ -11,12 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from planted import (
+    CSV_HEAD,
     coco_annotation,
     coco_image,
     coco_text,
+    kitti_row,
     voc_object,
     voc_xml,
     write_coco,
+    write_csv,
+    write_image,
+    write_kitti,
     write_voc,
     write_yolo,
 )
@@ -307,6 +312,10 @@ BAD_YAML = {
     "binary": ("\0", "YAML"),
     "large": ("#" * (1 << 20) + "\n", "limit is 1048576"),
     "deep": ("[" * 5000, "YAML"),
+    "key_twice": ("train: images/train\nnames: [a]\ntrain: images\n", r"data\.yaml:3: .*twice"),
+    "name_twice": ("train: images/train\nnames: {0: a, 0: b}\n", "twice"),
+    "alias": ("a: &a [x, x]\nb: &b [*a, *a]\ntrain: images/train\nnames: [*b]\n", ":2: .*alias"),
+    "utf8": ("train: images/train\nnames: [\udcff]\n", "not UTF-8"),
 }
 
 
@@ -314,7 +323,7 @@ BAD_YAML = {
 def test_yolo_bad_yaml_is_error_with_name(name: str, tmp_path: Path) -> None:
     text, reason = BAD_YAML[name]
     write_yolo(tmp_path, {"a": YOLO_GOOD})
-    (tmp_path / "data.yaml").write_text(text)
+    (tmp_path / "data.yaml").write_text(text, errors="surrogateescape")
     with pytest.raises(Error, match=rf"(?s)data\.yaml.*{reason}|{reason}"):
         load(tmp_path)
 
@@ -330,11 +339,166 @@ def test_every_code_in_use_is_described() -> None:
     assert set(CODES) <= words
 
 
+KITTI_GOOD = kitti_row()
+KITTI_DIRT: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
+    "fourteen_fields": (KITTI_GOOD.rsplit(" ", 1)[0], [("field_count", 1, "row")]),
+    "seventeen_fields": (f"{KITTI_GOOD} 1 2", [("field_count", 1, "row")]),
+    "word": (kitti_row(box=(4, "five", 30, 40)), [("not_a_number", 1, "field 6")]),
+    "word_in_3d": (KITTI_GOOD.replace("20.0", "far"), [("not_a_number", 1, "field 14")]),
+    "nan": (f"\n{kitti_row(box=('nan', 5, 30, 40))}", [("box_not_finite", 2, "bbox")]),
+    "infinite": (kitti_row(box=(4, 5, "inf", 40)), [("box_not_finite", 1, "bbox")]),
+    "zero_width": (kitti_row(box=(4, 5, 4, 40)), [("box_zero_area", 1, "bbox")]),
+    "reversed": (kitti_row(box=(30, 5, 4, 40)), [("box_reversed", 1, "bbox")]),
+    "negative": (kitti_row(box=(-3, 5, 4, 40)), [("box_negative", 1, "bbox")]),
+    "outside": (kitti_row(box=(3, 5, 4, 50)), [("box_outside", 1, "bbox")]),
+}
+
+
+@pytest.mark.parametrize("name", KITTI_DIRT)
+def test_kitti_dirt_is_defect_with_line(name: str, tmp_path: Path) -> None:
+    rows, expected = KITTI_DIRT[name]
+    write_kitti(tmp_path, {"a": rows, "b": KITTI_GOOD})
+    data = load(tmp_path)
+    assert [(d.code, d.line, d.field) for d in data.rejected] == expected
+    assert data.rejected[0].file == str(tmp_path / "training" / "label_2" / "a.txt")
+    assert len(data.records[1].boxes) == 1
+    with pytest.raises(Error, match=expected[0][0]):
+        load(tmp_path, strict=True)
+
+
+CSV_GOOD = "b.jpg,64,48,cat,4,5,30,40\n"
+CSV_DIRT: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
+    "seven_fields": ("a.jpg,64,48,cat,4,5,30\n", [("field_count", 2, "row")]),
+    "no_image_name": (",64,48,cat,4,5,30,40\n", [("field_missing", 2, "image")]),
+    "no_class": ("a.jpg,64,48,,4,5,30,40\n", [("field_missing", 2, "class")]),
+    "word": ("a.jpg,64,48,cat,4,five,30,40\n", [("not_a_number", 2, "ymin")]),
+    "no_number": ("a.jpg,64,48,cat,4,5,,40\n", [("not_a_number", 2, "xmax")]),
+    "nan": ("\na.jpg,64,48,cat,nan,5,30,40\n", [("box_not_finite", 3, "box")]),
+    "zero_area": ("a.jpg,64,48,cat,4,5,4,40\n", [("box_zero_area", 2, "box")]),
+    "reversed": ("a.jpg,64,48,cat,30,5,4,40\n", [("box_reversed", 2, "box")]),
+    "negative": ("a.jpg,64,48,cat,-4,5,30,40\n", [("box_negative", 2, "box")]),
+    "outside": ("a.jpg,64,48,cat,4,5,66,40\n", [("box_outside", 2, "box")]),
+    "image_missing": ("c.jpg,64,48,cat,4,5,6,40\n", [("image_missing", 2, "image")]),
+    "path_up": ("../c.jpg,64,48,cat,4,5,6,40\n", [("path_outside", 2, "image")]),
+    "path_absolute": ("/etc/c.jpg,64,48,cat,4,5,6,40\n", [("path_outside", 2, "image")]),
+    "path_drive": ("C:\\c.jpg,64,48,cat,4,5,6,40\n", [("path_outside", 2, "image")]),
+    "path_nul": ("c\0.jpg,64,48,cat,4,5,6,40\n", [("path_outside", 2, "image")]),
+    "two_names": ("./b.jpg,64,48,cat,4,5,30,40\n", [("image_duplicate", 3, "image")]),
+}
+
+
+@pytest.mark.parametrize("name", CSV_DIRT)
+def test_csv_dirt_is_defect_with_line(name: str, tmp_path: Path) -> None:
+    rows, expected = CSV_DIRT[name]
+    write_csv(tmp_path, CSV_HEAD + rows + CSV_GOOD)
+    data = load(tmp_path)
+    assert [(d.code, d.line, d.field) for d in data.rejected] == expected
+    assert data.rejected[0].file == str(tmp_path / "train.csv")
+    assert sum(len(r.boxes) for r in data.records) == 1
+    with pytest.raises(Error, match=expected[0][0]):
+        load(tmp_path, strict=True)
+
+
+BROKEN_CSV = {
+    "quote": (CSV_HEAD + 'a.jpg,64,48,"cat,4,5,30,40\n', r"train\.csv:2: CSV"),
+    "encoding": (CSV_HEAD + "a\udcff.jpg,64,48,cat,4,5,30,40\n", r"csv:2: not UTF-8"),
+    "long": (CSV_HEAD + "a" * 70_000 + "\n", r"train\.csv:2: .*limit"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_CSV)
+def test_csv_broken_file_is_error_with_name(name: str, tmp_path: Path) -> None:
+    text, reason = BROKEN_CSV[name]
+    write_csv(tmp_path, "")
+    (tmp_path / "train.csv").write_text(text, errors="surrogateescape")
+    with pytest.raises(Error, match=reason):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "one\n", "a.jpg,1,2,3\n"])
+def test_csv_without_header_is_error(text: str, tmp_path: Path) -> None:
+    write_csv(tmp_path, text)
+    with pytest.raises(Error, match=r"train\.csv:1: no header"):
+        load(tmp_path / "train.csv")
+    with pytest.raises(Error, match="no known layout"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["cat,0\ncat,1\n", "cat,0\ndog,2\n", "cat\n", "\0,,\n"])
+def test_csv_bad_classes_file_is_error(text: str, tmp_path: Path) -> None:
+    write_csv(tmp_path, CSV_HEAD + CSV_GOOD)
+    (tmp_path / "classes.csv").write_text(text)
+    with pytest.raises(Error, match=r"classes\.csv"):
+        load(tmp_path)
+
+
+# ---- links ---------------------------------------------------------------------------------
+
+
+def _secret(tmp_path: Path, name: str) -> Path:
+    """A file outside of the data set at tmp_path / "set"."""
+    path = tmp_path / "elsewhere" / name
+    return write_image(path) if path.suffix == ".jpg" else path
+
+
+def test_link_to_an_image_outside_is_defect(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path / "set", {"a": YOLO_GOOD, "b": YOLO_GOOD})
+    image = root / "images" / "train" / "a.jpg"
+    image.unlink()
+    image.symlink_to(_secret(tmp_path, "x.jpg"))
+    data = load(root)
+    assert [d.code for d in data.rejected] == ["link_outside"] and len(data) == 1
+    assert "elsewhere" in data.rejected[0].text
+
+
+def test_link_to_a_label_file_outside_is_defect(tmp_path: Path) -> None:
+    secret = tmp_path / "elsewhere.txt"
+    for root, name in (
+        (write_yolo(tmp_path / "yolo", {"a": YOLO_GOOD, "b": YOLO_GOOD}), "labels/train/a.txt"),
+        (write_voc(tmp_path / "voc", {c: voc_xml(GOOD) for c in "ab"}), "Annotations/a.xml"),
+        (
+            write_kitti(tmp_path / "kitti", dict.fromkeys("ab", KITTI_GOOD)),
+            "training/label_2/a.txt",
+        ),
+    ):
+        secret.write_bytes((root / name).read_bytes())
+        (root / name).unlink()
+        (root / name).symlink_to(secret)
+        data = load(root)
+        assert [d.code for d in data.rejected] == ["link_outside"] and len(data) == 1
+
+
+def test_folder_link_within_a_name_is_defect(tmp_path: Path) -> None:
+    _secret(tmp_path, "x.jpg")
+    images = [coco_image(), coco_image(2, "more/x.jpg")]
+    root = write_coco(tmp_path / "set", coco_text([A()], images))
+    (root / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    assert [(d.code, d.line) for d in load(root).rejected] == [("link_outside", 4)]
+
+
+def test_links_that_stay_are_followed(tmp_path: Path) -> None:
+    """Within the data set, and a whole folder of images that the user keeps elsewhere."""
+    root = write_yolo(tmp_path / "set", {"a": YOLO_GOOD, "b": YOLO_GOOD})
+    folder = root / "images" / "train"
+    (folder / "a.jpg").rename(root / "kept.jpg")
+    (folder / "a.jpg").symlink_to("../../kept.jpg")
+    folder.rename(tmp_path / "pictures")
+    (tmp_path / "pictures" / "a.jpg").unlink()
+    (root / "kept.jpg").rename(tmp_path / "pictures" / "a.jpg")
+    folder.symlink_to(tmp_path / "pictures")
+    assert len(load(root, strict=True)) == 2
+
+
 # ---- anything at all ----------------------------------------------------------------------
 
 SOUND_XML = voc_xml(GOOD, filename="a.jpg", source="PASCAL VOC2007").encode()
 SOUND_JSON = coco_text([A(), A(2, iscrowd=1)]).encode()
 SOUND_ROWS = (YOLO_GOOD * 3).encode()
+SOUND_LVIS = coco_text(
+    [A(), A(2)], [coco_image(neg_category_ids=[7], not_exhaustive_category_ids=[])]
+).encode()
+SOUND_KITTI = f"{kitti_row()}\n{kitti_row('DontCare')}\n".encode()
+SOUND_CSV = (CSV_HEAD + "a.jpg,64,48,cat,4,5,30,40\n" * 2).encode()
 SOUND_YAML = b"path: .\ntrain: images/train\nnames: [cat, dog]\n"
 
 
@@ -346,6 +510,12 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_coco(root / "coco", SOUND_JSON.decode())
     write_yolo(root / "rows", {"a": SOUND_ROWS.decode()})
     write_yolo(root / "yaml", {"a": SOUND_ROWS.decode()})
+    write_coco(root / "lvis", "")
+    (root / "lvis" / "annotations" / "instances_train.json").unlink()
+    write_kitti(root / "kitti", {"a": SOUND_KITTI.decode()})
+    write_csv(root / "csv", SOUND_CSV.decode())
+    write_image(root / "beside" / "a.jpg")
+    (root / "beside" / "a.xml").write_bytes(SOUND_XML)
     return root
 
 
@@ -354,6 +524,10 @@ TARGETS = {
     "coco": ("annotations/instances_train.json", SOUND_JSON),
     "rows": ("labels/train/a.txt", SOUND_ROWS),
     "yaml": ("data.yaml", SOUND_YAML),
+    "lvis": ("annotations/lvis_v1_train.json", SOUND_LVIS),
+    "kitti": ("training/label_2/a.txt", SOUND_KITTI),
+    "csv": ("train.csv", SOUND_CSV),
+    "beside": ("a.xml", SOUND_XML),
 }
 
 

@@ -11,12 +11,13 @@ have gaps and are kept in `Dataset.categories`. A crowd (iscrowd 1) becomes an i
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from deepseek_det import _core
-from deepseek_det.data.records import Classes, Found, Intake, Record, Table
+from deepseek_det.data.records import Classes, Columns, Federated, Intake, Record, Table
 from deepseek_det.data.yolo import ALIASES, SPLITS, split_name
 from deepseek_det.errors import Error
 
@@ -87,7 +88,7 @@ class Layout:
     ) -> Table:
         """Records of one split, in the file's order of images."""
         path = self.files[split]
-        file = _core.coco_read(path)
+        file, federated = self._open(path)
         missing = [s for s in ("images", "annotations", "categories") if s not in file["sections"]]
         if missing:
             raise Error(f"load: {path}: no {missing[0]!r} list; a COCO ground truth has one")
@@ -95,13 +96,15 @@ class Layout:
         names, ids = _categories(path, file, intake)
         classes = Classes(names, ids, chosen)
         images = file["images"]
-        folder = self._folder(split, path, images["name"][:32])
-        by_image = _boxes_by_image(path, file, classes, intake)
+        folder, files = self._place(split, path, images["name"])
+        unread = int(np.count_nonzero(file["annotations"]["segmentation_bytes"] > len("[]")))
+        boxes = _boxes(path, file, classes, intake)
+        file["annotations"] = {}  # what is needed of it stands in `boxes`
         records: list[Record] = []
         seen: dict[str, int] = {}
         columns = (images[key].tolist() for key in ("id", "line", "width", "height"))
         for i, (id, line, *size) in enumerate(zip(*columns, strict=True)):
-            name = images["name"][i]
+            name = files[i]
             if not name:
                 continue  # told as a missing file_name
             if intake.inside(folder, name, path, line, "file_name", self.images) is None:
@@ -114,11 +117,18 @@ class Layout:
             picture = intake.picture(folder / name, path, line, "file_name")
             if picture is None:
                 continue
-            found = by_image.get(i, [])
             declared = (size[0], size[1]) if min(size) > 0 else None
             image = folder / name
-            records.append(intake.record(image, id, picture, declared, found, path, line))
-        return Table(classes.names, classes.categories, records)
+            records.append(intake.record(image, id, picture, declared, boxes.of(i), path, line))
+        return Table(classes.names, classes.categories, records, federated, {"mask": unread})
+
+    def _open(self, path: Path) -> tuple[_core._CocoFile, Federated | None]:
+        """The file's tables, and what LVIS adds to them."""
+        return _core.coco_read(path), None
+
+    def _place(self, split: str, path: Path, names: list[str]) -> tuple[Path, Sequence[str]]:
+        """The folder of the images, and their names in it."""
+        return self._folder(split, path, names[:32]), names
 
     def _folder(self, split: str, file: Path, names: list[str]) -> Path:
         """The folder of the split's images: the candidate that holds most of the first ones."""
@@ -189,21 +199,16 @@ def _categories(path: Path, file: _core._CocoFile, intake: Intake) -> tuple[list
     return names, ids
 
 
-def _boxes_by_image(
-    path: Path, file: _core._CocoFile, classes: Classes, intake: Intake
-) -> dict[int, list[Found]]:
-    """The boxes of known classes by their image's position in the file."""
+def _boxes(path: Path, file: _core._CocoFile, classes: Classes, intake: Intake) -> Columns:
+    """The boxes of known classes."""
     table, categories = file["annotations"], file["categories"]
-    labels = [classes.label(id) for id in categories["id"].tolist()]
-    result: dict[int, list[Found]] = {}
-    columns = (table[key].tolist() for key in ("image", "category", "box", "crowd", "line"))
-    for image, category, (x, y, w, h), crowd, line in zip(*columns, strict=True):
-        label = labels[category]
-        if label is None:
-            name = categories["name"][category]
-            text = f"class {name!r} is none of {classes.names}"
-            intake.reject(path, line, "class_unknown", "category_id", name, text)
-            continue
-        box = (x, y, x + w, y + h)
-        result.setdefault(image, []).append(Found(box, label, crowd, line, "bbox", (x, y, w, h)))
-    return result
+    known = [classes.label(id) for id in categories["id"].tolist()]
+    of_category = np.array([-1 if k is None else k for k in known] or [-1], np.int32)
+    label = of_category[table["category"]]
+    for i in np.flatnonzero(label < 0).tolist():
+        name = categories["name"][table["category"][i]]
+        text = f"class {name!r} is none of {classes.names}"
+        line = int(table["line"][i])
+        intake.reject(path, line, "class_unknown", "category_id", name, text)
+    box, crowd, lines = table["box"], table["crowd"], table["line"]
+    return Columns(table["image"], label, box, crowd, lines, "bbox", xywh=True)

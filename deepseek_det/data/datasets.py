@@ -9,25 +9,37 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from deepseek_det.data import coco, voc, yolo
+from deepseek_det.data import coco, kitti, lvis, tables, voc, yolo
 from deepseek_det.data.decode import decode
-from deepseek_det.data.records import CODES, Defect, Intake, Record, Sample, Table, as_names
+from deepseek_det.data.records import (
+    CODES,
+    Defect,
+    Federated,
+    Intake,
+    Record,
+    Sample,
+    Table,
+    as_names,
+)
 from deepseek_det.errors import Error
 
 SMALL_PX, MEDIUM_PX = 32, 96
 """COCO's borders between small, medium and large: square roots of a box's area."""
 
 _LOOKED_FOR = (
-    "VOC (Annotations/*.xml with JPEGImages/ or images/, ImageSets/Main/<split>.txt), "
+    "VOC (Annotations/*.xml with JPEGImages/ or images/, ImageSets/Main/<split>.txt; or *.xml "
+    "beside the images, in <split>/ or alone), "
     "COCO (annotations/instances_<split>*.json, <split>/_annotations.coco.json, or a .json file), "
-    "YOLO (data.yaml, images/ beside labels/, or <split>/images beside <split>/labels)"
+    "LVIS (lvis_*<split>.json), "
+    "YOLO (data.yaml, images/ beside labels/, or <split>/images beside <split>/labels), "
+    "KITTI (image_2/ beside label_2/), CSV (<split>*.csv with a header)"
 )
 
 
@@ -49,10 +61,12 @@ class Layout(Protocol):
 class Dataset:
     """One split of a data set: checked records, decoded on demand.
 
-    root, split, format: where it comes from ("voc", "coco" or "yolo"); names: class names, label i
-    is names[i]; categories: the format's own class ids (0..n-1 where it has none); records: the
-    images with their boxes; rejected: what was left out and why; notes: what stayed but deserves a
-    look. `len` and indexing work: `dataset[i]` decodes image i and leaves ignored regions out.
+    root, split, format: where it comes from ("voc", "coco", "lvis", "yolo", "kitti" or "csv");
+    names: class names, label i is names[i]; categories: the format's own class ids (0..n-1 where it
+    has none); records: the images with their boxes; rejected: what was left out and why; notes:
+    what stayed but deserves a look; federated: LVIS' lists; unread: what the files hold beyond
+    boxes, counted. `len` and indexing work: `dataset[i]` decodes image i and leaves ignored regions
+    out.
     """
 
     def __init__(
@@ -65,6 +79,8 @@ class Dataset:
         records: Sequence[Record],
         rejected: Sequence[Defect] = (),
         notes: Sequence[Defect] = (),
+        federated: Federated | None = None,
+        unread: Mapping[str, int] | None = None,
     ) -> None:
         self.root = Path(root)
         self.split = split
@@ -74,6 +90,8 @@ class Dataset:
         self.records = list(records)
         self.rejected = list(rejected)
         self.notes = list(notes)
+        self.federated = federated
+        self.unread = dict(unread or {})
 
     def __len__(self) -> int:
         return len(self.records)
@@ -122,7 +140,9 @@ class Dataset:
         """A data set of some of the records, in the order of `indices`; rejected stays here."""
         records = [self.records[i] for i in indices]
         split = self.split if split is None else split
-        return Dataset(self.root, split, self.format, self.names, self.categories, records)
+        made = Dataset(self.root, split, self.format, self.names, self.categories, records)
+        made.federated = self.federated
+        return made
 
     def batches(
         self,
@@ -217,7 +237,7 @@ def _load(
     """`load` after its arguments' types are checked; may raise OSError where reading fails."""
     layout = recognise(path, images)
     present = layout.splits()
-    if path.is_file() and layout.format == "coco" and split == "train":
+    if path.is_file() and layout.format in ("coco", "lvis", "csv") and split == "train":
         source = present[0]
     else:
         source = yolo.ALIASES.get(split, split) if split not in present else split
@@ -232,7 +252,11 @@ def _load(
     if not table.records:
         reason = _refusal(intake.rejected) if intake.rejected else "the split is empty"
         raise Error(f"load: {layout.root}: split {split!r} has no usable image: {reason}")
-    return Dataset(layout.root, split, layout.format, *table, intake.rejected, intake.notes)
+    names, categories, records, federated, unread = table
+    told = intake.rejected, intake.notes
+    return Dataset(
+        layout.root, split, layout.format, names, categories, records, *told, federated, unread
+    )
 
 
 def splits(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> list[str]:
@@ -307,7 +331,11 @@ def _check_path(path: object) -> None:
 
 
 def _find(root: Path, images: Path | None) -> Layout | None:
-    finders: tuple[Any, ...] = (voc.Layout, coco.Layout, yolo.Layout)
+    # LVIS before COCO, whose files it would take; loose files (xml beside images, csv) last.
+    finders: tuple[Any, ...] = (
+        *(voc.Layout, lvis.Layout, coco.Layout, yolo.Layout),
+        *(kitti.Layout, voc.Beside, tables.Layout),
+    )
     for finder in finders:
         layout: Layout | None = finder.find(root, images)
         if layout is not None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ CODES = {
     "category_duplicate": "two categories with one id or one name",
     "class_unknown": "a class that the data set's names do not hold",
     "encoding": "a label file that is not UTF-8 text",
-    "field_count": "a row with another number of fields than five",
+    "field_count": "a row with another number of fields than its format has",
     "field_missing": "a key or element that has to be there",
     "field_type": "a value of another type than the format asks for",
     "id_duplicate": "an id that was used before",
@@ -53,6 +53,7 @@ CODES = {
     "image_too_large": "an image beyond the size limit",
     "image_unknown": "an annotation of an image that the file does not list",
     "image_unreadable": "an image that cannot be read: empty, truncated, or no image",
+    "link_outside": "a file that is a link out of the data set's folder",
     "not_a_number": "text where a number has to be",
     "path_outside": "a path that leaves the data set's folder",
     "xml_dtd": "an XML file with a DTD or entities",
@@ -117,12 +118,32 @@ class Sample(NamedTuple):
     labels: npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True, slots=True)
+class Federated:
+    """What LVIS says about which classes were looked for.
+
+    negative, partial: by image id the category ids that are known to be absent
+    (neg_category_ids), and those of which perhaps not every object is labelled
+    (not_exhaustive_category_ids); frequency: by category id "r", "c" or "f".
+    """
+
+    negative: Mapping[int | str, Sequence[int]] = field(default_factory=dict)
+    partial: Mapping[int | str, Sequence[int]] = field(default_factory=dict)
+    frequency: Mapping[int, str] = field(default_factory=dict)
+
+
 class Table(NamedTuple):
-    """What a reader returns: class names, their original ids, the records in order."""
+    """What a reader returns: class names, their original ids, the records in order.
+
+    federated: LVIS' lists, None for other formats; unread: {what the files hold and records do
+    not: how often}, such as masks.
+    """
 
     names: list[str]
     categories: list[int]
     records: list[Record]
+    federated: Federated | None = None
+    unread: Mapping[str, int] = {}
 
 
 class Found(NamedTuple):
@@ -137,6 +158,44 @@ class Found(NamedTuple):
     line: int
     field: str
     value: object
+
+
+class Columns:
+    """The raw boxes of a file that holds those of many images, by columns instead of objects.
+
+    image: (n,) number of the image that a box belongs to; label: (n,), negative for a box to leave
+    out; box: (n, 4) as written, corners or (`xywh`) corner and size; ignore: (n,) bool; line:
+    (n,). A file of a million boxes stays near its own size this way; `Found` objects are made an
+    image at a time.
+    """
+
+    def __init__(
+        self,
+        image: npt.NDArray[Any],
+        label: npt.NDArray[Any],
+        box: npt.NDArray[np.float64],
+        ignore: npt.NDArray[np.bool_],
+        line: npt.NDArray[Any],
+        field: str,
+        xywh: bool = False,
+    ) -> None:
+        self.label, self.box, self.ignore, self.line = label, box, ignore, line
+        self.field, self.xywh = field, xywh
+        kept = np.flatnonzero(label >= 0)
+        self.order = kept[np.argsort(image[kept], kind="stable")]
+        self.sorted = image[self.order]
+
+    def of(self, image: int) -> list[Found]:
+        """The boxes of one image, in the file's order."""
+        low, high = np.searchsorted(self.sorted, [image, image + 1]).tolist()
+        rows = self.order[low:high]
+        found = []
+        for at, (a, b, c, d) in zip(rows.tolist(), self.box[rows].tolist(), strict=True):
+            corners = (a, b, a + c, b + d) if self.xywh else (a, b, c, d)
+            label, ignore = int(self.label[at]), bool(self.ignore[at])
+            line = int(self.line[at])
+            found.append(Found(corners, label, ignore, line, self.field, (a, b, c, d)))
+        return found
 
 
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|inf(?:inity)?)", re.I)
@@ -189,13 +248,37 @@ class Intake:
     ) -> Path | None:
         """`folder / name`, or None and a defect where that would leave `root` (or the data set)."""
         reason = outside_reason(root or self.root, folder, name)
-        if reason is None:
-            return folder / name
-        self.reject(file, line, "path_outside", field, name, f"path {_short(name)!r} {reason}")
-        return None
+        if reason is not None:
+            self.reject(file, line, "path_outside", field, name, f"path {_short(name)!r} {reason}")
+            return None
+        # Folders within the name; the file itself is judged when it is opened.
+        place = folder
+        for part in Path(name).parts[:-1]:
+            place = place / part
+            if not self.followed(place, file, line, field):
+                return None
+        return folder / name
+
+    def followed(self, path: Path, file: Path, line: int, field: str) -> bool:
+        """Whether `path` may be opened: no link, or one that stays; else False and a defect.
+
+        A link stays when its target lies in the data set's folder, or in the folder in which it
+        stands (so the user may place a whole folder of images elsewhere and link that).
+        """
+        if not path.is_symlink():
+            return True
+        target = Path(os.path.realpath(path))
+        for base in (self.root, path.parent):
+            if Path(os.path.realpath(base)) in target.parents:
+                return True
+        text = f"{self.name(path)} is a link that leaves the data set's folder, to {target}"
+        self.reject(file, line, "link_outside", field, path.name, text)
+        return False
 
     def picture(self, path: Path, file: Path, line: int, field: str = "") -> Picture | None:
         """The image's header, or None and a defect. file, line: where the image is named."""
+        if not self.followed(path, file, line, field or "image"):
+            return None
         try:
             picture = probe(path)
         except ImageError as error:

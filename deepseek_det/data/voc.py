@@ -1,6 +1,8 @@
 """Pascal VOC layout: an XML file an image, streamed through expat.
 
     root/Annotations/*.xml  root/JPEGImages/*  root/ImageSets/Main/<split>.txt
+    root/<split>/*.xml beside their images                 (Roboflow's Pascal VOC export)
+    root/*.xml beside their images                         (labelImg)
 
 Folder names match in any case, `images` serves as well as `JPEGImages`, and without ImageSets all
 XML files are the split "train". The image of an id is `<id>` with any image suffix (the devkit's
@@ -29,6 +31,7 @@ from deepseek_det.data.records import (
     natural,
     number,
 )
+from deepseek_det.data.yolo import SPLITS, split_name
 
 MAX_XML_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -216,20 +219,12 @@ class Layout:
         file = self.sets / f"{split}.txt"
         if split == "train" and not file.is_file():
             file = self.sets / "default.txt"
-        seen: dict[str, int] = {}
-        for line, text in enumerate(_lines(file, intake), 1):
-            words = text.split()
-            if not words:
-                continue
-            if words[0] in seen:
-                again = f"{words[0]} stands in line {seen[words[0]]} already"
-                intake.reject(file, line, "image_duplicate", "id", words[0], again)
-            elif intake.inside(self.labels, words[0], file, line, "id", self.labels) is not None:
-                seen[words[0]] = line
-                yield words[0], file, line
+        yield from listed_ids(file, self.labels, intake)
 
     def _parse(self, id: str, file: Path, line: int, intake: Intake) -> XmlFile | None:
         path = self.labels / f"{id}.xml"
+        if not intake.followed(path, file, line, "id"):
+            return None
         try:
             return parse(path.read_bytes())
         except FileNotFoundError:
@@ -247,6 +242,8 @@ class Layout:
             for id, _, _ in self._listed(split, silent):
                 path = self.labels / f"{id}.xml"
                 if path in parsed or not path.is_file():
+                    continue
+                if not silent.followed(path, path, 0, ""):
                     continue
                 data = path.read_bytes()
                 # A scan costs a tenth of a parse: only a file with an unseen name is parsed.
@@ -304,6 +301,68 @@ class Layout:
                 written = " ".join(item.fields[side][0] for side in SIDES)
                 found.append(Found(corners, label, difficult, line, "bndbox", written))
         return found
+
+
+class Beside:
+    """XML files that lie beside their images, a folder a split or one in all; made by `find`."""
+
+    format = "voc"
+
+    def __init__(self, root: Path, folders: dict[str, Path], images: Path | None) -> None:
+        self.root, self.folders, self.images = root, folders, images
+
+    @classmethod
+    def find(cls, root: Path, images: Path | None = None) -> Beside | None:
+        """The layout of `root`, None where no VOC annotations lie in it or in its folders."""
+        if not root.is_dir():
+            return None
+        if _holds_annotations(root):
+            return cls(root, {"train": root}, images)
+        inner = [p for p in sorted(root.iterdir()) if p.is_dir() and _holds_annotations(p)]
+        return cls(root, {split_name(p.name): p for p in inner}, images) if inner else None
+
+    def splits(self) -> list[str]:
+        """Names of the splits, train first."""
+        return sorted(self.folders, key=lambda n: (SPLITS.index(n) if n in SPLITS else 3, n))
+
+    def read(
+        self,
+        split: str,
+        intake: Intake,
+        chosen: list[str] | None = None,
+        one_based: bool | None = None,
+    ) -> Table:
+        """Records of one split; names are those of all splits."""
+        layouts = {s: Layout(self.root, p, self.images or p, None) for s, p in self.folders.items()}
+        names = chosen or sorted({n for each in layouts.values() for n in each._names({})})
+        return layouts[split].read("train", intake, names, one_based)
+
+
+def _holds_annotations(folder: Path) -> bool:
+    """Whether the first XML file of a folder, if any, begins as a VOC annotation."""
+    first = min(folder.glob("*.xml"), default=None)
+    if first is None or not first.is_file():
+        return False
+    with first.open("rb") as stream:
+        return re.search(rb"<annotation[\s>]", stream.read(4096)) is not None
+
+
+def listed_ids(file: Path, labels: Path, intake: Intake) -> Iterator[tuple[str, Path, int]]:
+    """(id, file, line) of each image that a split's list names, the first word of a line.
+
+    labels: the folder that an id may not leave.
+    """
+    seen: dict[str, int] = {}
+    for line, text in enumerate(_lines(file, intake), 1):
+        words = text.split()
+        if not words:
+            continue
+        if words[0] in seen:
+            again = f"{words[0]} stands in line {seen[words[0]]} already"
+            intake.reject(file, line, "image_duplicate", "id", words[0], again)
+        elif intake.inside(labels, words[0], file, line, "id", labels) is not None:
+            seen[words[0]] = line
+            yield words[0], file, line
 
 
 def images_by_stem(folder: Path) -> dict[str, Path]:

@@ -13,7 +13,7 @@ they are the numbers that occur, as text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,27 @@ ALIASES = {"valid": "val", "validation": "val"}
 
 
 class _Text(yaml.SafeLoader):
-    """SafeLoader that leaves plain scalars as text, so that the class `no` isn't False."""
+    """SafeLoader that leaves plain scalars as text, so that the class `no` isn't False.
+
+    It refuses two things that YAML allows: a key that stands twice, of which the last would win in
+    silence, and aliases, by which a small file stands for a huge structure.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, "an alias; data.yaml needs none", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set[str]()
+        for key, _ in node.value:
+            text = str(key.value)
+            if text in seen:
+                problem = f"the key {text[:60]!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(text)
+        return super().construct_mapping(node, deep)
 
 
 _Text.yaml_implicit_resolvers = {}
@@ -152,9 +172,12 @@ class Layout:
             if picture is None:
                 continue
             found: list[Found] = []
+            if not intake.followed(labels, image, 0, "labels"):
+                continue
             if labels.is_file():
                 size = (picture.width, picture.height)
-                found = list(self._rows(labels, size, classes, names, intake))
+                rows = split_rows(labels, intake)
+                found = list(boxes_of(rows, labels, size, classes, names, intake))
             else:
                 text = f"no label file {intake.name(labels)}: taken as an image without objects"
                 intake.note(image, 0, "labels_missing", "labels", labels.name, text)
@@ -191,39 +214,6 @@ class Layout:
             if word and intake.inside(folder, word, file, line, "image") is not None:
                 yield folder / word, file, line
 
-    def _rows(
-        self,
-        file: Path,
-        size: tuple[int, int],
-        classes: Classes,
-        names: dict[int, str],
-        intake: Intake,
-    ) -> Iterator[Found]:
-        for line, words in _split_rows(file, intake):
-            row = " ".join(words)
-            if len(words) != 5:
-                more = "; polygons are not boxes" if len(words) >= 7 and len(words) % 2 else ""
-                text = f"{len(words)} fields, 5 were needed (class x y w h){more}"
-                intake.reject(file, line, "field_count", "row", row, text)
-                continue
-            values = [number(word) for word in words]
-            numbers = [v for v in values if v is not None]
-            if len(numbers) < 5:
-                at = values.index(None)
-                text = f"{words[at][:60]!r} is no number"
-                intake.reject(file, line, "not_a_number", COLUMNS[at], row, text)
-                continue
-            id, (x, y, w, h) = numbers[0], numbers[1:]
-            label = classes.label(int(id)) if id in names else None
-            if label is None:
-                text = f"class {words[0]}, known are {len(names)} ({_range(names)})"
-                intake.reject(file, line, "class_unknown", "class", words[0], text)
-                continue
-            width, height = size
-            corners = ((x - w / 2) * width, (y - h / 2) * height)
-            ends = ((x + w / 2) * width, (y + h / 2) * height)
-            yield Found((*corners, *ends), label, False, line, "x y w h", row)
-
     def _largest_class(self) -> int:
         """The largest class number of all splits, where no file names the classes."""
         silent = Intake(self.root)
@@ -231,7 +221,7 @@ class Layout:
         for split in self.entries:
             for image, _, _ in self._images(split, silent):
                 file = label_path(image)
-                for _, words in _split_rows(file, silent) if file.is_file() else []:
+                for _, words in split_rows(file, silent) if file.is_file() else []:
                     value = number(words[0])
                     # Beyond this a class number is a slip, and names would fill the memory.
                     if value is not None and 0 <= value < 10_000 and value == int(value):
@@ -247,7 +237,7 @@ class Layout:
                 continue
             for file in sorted(folder.rglob("*.txt"), key=lambda p: natural(p.as_posix())):
                 if file not in read and file.name != "classes.txt":
-                    rows = sum(1 for _ in _split_rows(file, Intake(self.root)))
+                    rows = sum(1 for _ in split_rows(file, Intake(self.root)))
                     text = f"{rows} rows, but no image {file.stem}.* in {intake.name(entry)}"
                     intake.reject(file, 0, "image_missing", "image", file.stem, text)
 
@@ -256,6 +246,44 @@ class Layout:
             return image.relative_to(self.root).with_suffix("").as_posix()
         except ValueError:
             return image.stem
+
+
+def boxes_of(
+    rows: Iterable[tuple[int, list[str]]],
+    file: Path,
+    size: tuple[int, int],
+    classes: Classes,
+    names: dict[int, str],
+    intake: Intake,
+) -> Iterator[Found]:
+    """The sound boxes of a label file's rows (line, words); the others become defects.
+
+    size: (width, height) of the image in pixels.
+    """
+    for line, words in rows:
+        row = " ".join(words)
+        if len(words) != 5:
+            more = "; polygons are not boxes" if len(words) >= 7 and len(words) % 2 else ""
+            text = f"{len(words)} fields, 5 were needed (class x y w h){more}"
+            intake.reject(file, line, "field_count", "row", row, text)
+            continue
+        values = [number(word) for word in words]
+        numbers = [v for v in values if v is not None]
+        if len(numbers) < 5:
+            at = values.index(None)
+            text = f"{words[at][:60]!r} is no number"
+            intake.reject(file, line, "not_a_number", COLUMNS[at], row, text)
+            continue
+        id, (x, y, w, h) = numbers[0], numbers[1:]
+        label = classes.label(int(id)) if id in names else None
+        if label is None:
+            text = f"class {words[0]}, known are {len(names)} ({_range(names)})"
+            intake.reject(file, line, "class_unknown", "class", words[0], text)
+            continue
+        width, height = size
+        corners = ((x - w / 2) * width, (y - h / 2) * height)
+        ends = ((x + w / 2) * width, (y + h / 2) * height)
+        yield Found((*corners, *ends), label, False, line, "x y w h", row)
 
 
 def label_path(image: Path) -> Path:
@@ -282,7 +310,7 @@ def split_name(folder: str) -> str:
     return name if name in SPLITS else folder
 
 
-def _split_rows(file: Path, intake: Intake) -> Iterator[tuple[int, list[str]]]:
+def split_rows(file: Path, intake: Intake) -> Iterator[tuple[int, list[str]]]:
     """(line, words) of each row that is not blank."""
     try:
         if file.stat().st_size > MAX_LABEL_BYTES:
