@@ -41,6 +41,7 @@ _SUBMODULES = (
     "ops",
     "predict",
     "profile",
+    "quality",
     "report",
     "results",
     "train",

@@ -157,8 +157,11 @@ def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
         )
     if name == "check":
         parser.add_argument(
-            "--strict", action="store_true", help="as everywhere; a defect is exit 1 without it too"
+            "--strict",
+            action="store_true",
+            help="as everywhere; a defect is exit 1 without it, a dispute is with it",
         )
+        _add_against(parser)
     arguments = [a for a in flags.signature(verb.module, verb.function) if a.name not in _LEFT_OUT]
     flags.add(parser, arguments, HELP)
     if name in ("val", "predict"):
@@ -177,6 +180,34 @@ def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
     parser.add_argument("--json", action="store_true", help="one machine-readable line on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+
+
+def _add_against(parser: Parser) -> None:
+    """The flags of check that compare annotators."""
+    group = parser.add_argument_group("with several annotators' labels of the same images")
+    group.add_argument(
+        "--against",
+        metavar="PATH",
+        action="append",
+        help="another annotator's labels: report agreement and disputes; repeat for more",
+    )
+    group.add_argument(
+        "--iou",
+        type=float,
+        metavar="X",
+        default=0.7,
+        help="overlap of agreeing boxes (default: 0.7)",
+    )
+    group.add_argument(
+        "--partial", action="store_true", help="images that not all have are no error"
+    )
+    group.add_argument("--disputes", metavar="FILE", help="write the disputes as JSON (COCO)")
+    group.add_argument("--page", metavar="FILE", help="write the page on which a person decides")
+    group.add_argument(
+        "--link", action="store_true", help="the page links its images instead of holding them"
+    )
+    group.add_argument("--decisions", metavar="FILE", help="what was decided on the page")
+    group.add_argument("--output", metavar="PATH", help="new data set from the decisions")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

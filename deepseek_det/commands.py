@@ -240,6 +240,11 @@ def check(call: Call) -> Made:
     from deepseek_det.data import check as check_data
 
     path = _data(call, "check")
+    if call.against:
+        return _cross_check(call, path)
+    alone = [n for n in ("disputes", "page", "decisions", "output") if call.values[n]]
+    if alone:
+        raise ValueError(f"check: {alone[0]} came without against, which it belongs to")
     report = check_data(path, **call.only("split", "imgsz", "images", "voc_one_based", "workers"))
     call.tell(report.text())
     problem = ""
@@ -247,6 +252,33 @@ def check(call: Call) -> Made:
         count, first = len(report.defects), report.defects[0]
         problem = f"check: {path}: {count} defects came, none was needed; the first: {first}"
     return report.to_dict(), problem
+
+
+def _cross_check(call: Call, path: str) -> Made:
+    """check --against: agreement and disputes; under --strict a dispute is exit 1."""
+    from deepseek_det.quality import cross_check, resolve
+
+    for name in ("split", "images", "voc_one_based"):
+        if call.values[name] is not None:
+            raise ValueError(f"check: {name} came with against, which reads whole data sets")
+    if (call.decisions is None) != (call.output is None):
+        raise ValueError("check: decisions and output need each other")
+    q = cross_check(path, *call.against, **call.only("iou", "partial", "strict"))
+    call.tell(q.text())
+    made = q.to_dict()
+    if call.disputes:
+        made["disputes_file"] = str(q.write(call.disputes))
+    if call.page:
+        made["page"] = str(q.page(call.page, "link" if call.link else "embed"))
+        call.progress.say(f"page: {made['page']}: open it in a browser")
+    if call.decisions:
+        made["output"] = str(resolve(q, call.decisions, call.output))
+        call.progress.say(f"written: {made['output']}")
+    problem = ""
+    if call.strict and q.disputes and not call.decisions:
+        reasons = ", ".join(f"{n} {r}" for r, n in q.by_reason().items())
+        problem = f"check: {len(q.disputes)} disputes came ({reasons}), none was needed"
+    return made, problem
 
 
 def convert(call: Call) -> Made:
