@@ -1,4 +1,5 @@
-/* COCO's average precision and recall for boxes, equal to pycocotools to the last bit.
+/* COCO's average precision and recall of boxes, masks or keypoints, equal to pycocotools to the
+ * last bit.
  *
  * Equal means: the same double operations in the same order, so that `precision`, `recall` and
  * `scores` compare with == against pycocotools' arrays. The rules that matter for that:
@@ -19,8 +20,11 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "evaluate/oks.h"
+#include "evaluate/region.h"
 
-/* All borrowed. An index of -1 for image or class leaves the box out. */
+/* All borrowed. What two boxes share is their IoU, unless regions (masks) or points are given. An
+ * index of -1 for image or class leaves the box out. */
 typedef struct dd_coco_input {
     int64_t n_images, n_classes; /* images and classes in the order of their ids */
     int64_t n_objects;           /* ground truth */
@@ -31,10 +35,20 @@ typedef struct dd_coco_input {
     /* NULL, or 1 for an object whose match does not count as one: what pycocotools does with an
      * annotation of id 0, whose matches it takes for "unmatched". */
     const uint8_t *object_blank;
+    /* NULL, or 1 for an object that is ignored without being a crowd (one without a visible
+     * keypoint): it can be matched once. */
+    const uint8_t *object_ignore;
+    const dd_region *object_region; /* masks; of both sides or of none */
     int64_t n_detections;
     const int32_t *detection_image, *detection_class;
-    const double *detection_box; /* (n, 4) x, y, w, h; area is w · h */
+    const double *detection_box; /* (n, 4) x, y, w, h */
     const double *detection_score;
+    const double *detection_area; /* NULL: w · h */
+    /* NULL, or 1: without a match this detection is ignored at any size, because its image is not
+     * labelled to the end for its class (LVIS). */
+    const uint8_t *detection_partial;
+    const dd_region *detection_region;
+    const dd_oks *points; /* NULL: no keypoints */
 } dd_coco_input;
 
 typedef struct dd_coco_params {
@@ -45,6 +59,17 @@ typedef struct dd_coco_params {
     const int64_t *max_det;                     /* (M), ascending, at least 1 */
     bool use_classes;                           /* false: all classes are one, K is 1 */
 } dd_coco_params;
+
+/* What was matched with what, by (class, image). */
+typedef struct dd_coco_detail {
+    struct dd_coco_order *order; /* coco_order.h */
+    int32_t *match;              /* (detections in order, A, T) place in order->objects, or -1 */
+} dd_coco_detail;
+
+/* Matches only. On failure *out is untouched; else free it with dd_coco_detail_free. */
+dd_status dd_coco_match(const dd_coco_input *input, const dd_coco_params *params,
+                        dd_coco_detail *out);
+void dd_coco_detail_free(dd_coco_detail *detail);
 
 /* Fills the caller's precision (T,R,K,A,M), recall (T,K,A,M) and scores (T,R,K,A,M); K is
  * n_classes, or 1. Runs in the thread pool; the result does not depend on the number of threads.

@@ -1,15 +1,16 @@
-/* All orders come from stable counting sorts and one radix sort: linear in the number of boxes.
+/* All orders come from stable counting sorts and a radix sort a class: linear in the number of
+ * boxes.
  *
  * A stable sort keeps the order that an earlier one made among equals, so sorting by the least
- * important key first gives any order of several keys: by image, then by score, then by class is
- * (class, score, image, input order). The two orders of detections that the evaluator needs share
- * the costly sort, the one by score, and part after it. */
+ * important key first gives any order of several keys: by image, then by class is (class, image,
+ * input order). From there on each class is sorted by score on its own, in the thread pool. */
 #include "evaluate/coco_order.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 
 /* ---- checks -------------------------------------------------------------------------------- */
 
@@ -45,7 +46,11 @@ dd_status dd_coco_input_check(const dd_coco_input *in) {
 
 /* ---- sorts --------------------------------------------------------------------------------- */
 
-/* A key that ascends as the score descends. */
+typedef struct pair {
+    uint64_t key; /* ascends as the score descends */
+    uint32_t item;
+} pair;
+
 static uint64_t score_key(double score) {
     uint64_t bits;
     score += 0.0; /* -0.0 becomes 0.0 */
@@ -53,41 +58,52 @@ static uint64_t score_key(double score) {
     return bits >> 63 ? bits : ~(bits | (uint64_t)1 << 63);
 }
 
-dd_status dd_sort_scores(const double *score, uint32_t *order, size_t n) {
-    dd_status status = DD_OK;
-    struct pair {
-        uint64_t key;
-        uint32_t item;
-    } *a = NULL, *b = NULL, *t;
-    size_t(*count)[256] = NULL;
-    DD_TRY_DONE(dd_alloc_array(n, sizeof *a, &a));
-    DD_TRY_DONE(dd_alloc_array(n, sizeof *b, &b));
-    DD_TRY_DONE(dd_alloc_array(8, sizeof *count, &count));
-    for (size_t i = 0; i < n; i++) {
-        a[i] = (struct pair){score_key(score[order[i]]), order[i]};
+#define FEW 48 /* pairs that are sorted by insertion */
+
+/* Stable. Sorts the n pairs in a; b is as long. The result is returned, in one of the two. */
+static pair *sort_pairs(pair *a, pair *b, size_t n) {
+    if (n <= FEW) {
+        for (size_t i = 1; i < n; i++) {
+            pair moved = a[i];
+            size_t k = i;
+            for (; k && a[k - 1].key > moved.key; k--)
+                a[k] = a[k - 1];
+            a[k] = moved;
+        }
+        return a;
+    }
+    uint32_t count[8][256] = {{0}};
+    for (size_t i = 0; i < n; i++)
         for (int byte = 0; byte < 8; byte++)
             count[byte][(a[i].key >> (8 * byte)) & 0xff]++;
-    }
     for (int byte = 0; byte < 8; byte++) {
-        size_t *c = count[byte], sum = 0;
-        if (n && c[(a[0].key >> (8 * byte)) & 0xff] == n)
+        uint32_t *c = count[byte], sum = 0;
+        if (c[(a[0].key >> (8 * byte)) & 0xff] == n)
             continue; /* this byte is the same in all keys */
         for (int v = 0; v < 256; v++) {
-            size_t here = c[v];
+            uint32_t here = c[v];
             c[v] = sum;
             sum += here;
         }
         for (size_t i = 0; i < n; i++)
             b[c[(a[i].key >> (8 * byte)) & 0xff]++] = a[i];
-        t = a, a = b, b = t;
+        pair *t = a;
+        a = b;
+        b = t;
     }
+    return a;
+}
+
+dd_status dd_sort_scores(const double *score, uint32_t *order, size_t n) {
+    pair *a = NULL;
+    DD_TRY(dd_alloc_array(n, 2 * sizeof *a, &a));
     for (size_t i = 0; i < n; i++)
-        order[i] = a[i].item;
-done:
+        a[i] = (pair){score_key(score[order[i]]), order[i]};
+    pair *sorted = sort_pairs(a, a + n, n);
+    for (size_t i = 0; i < n; i++)
+        order[i] = sorted[i].item;
     dd_free(a);
-    dd_free(b);
-    dd_free(count);
-    return status;
+    return DD_OK;
 }
 
 /* Stable sort of the n positions in *order by key[position] in [0, buckets), through *spare, which
@@ -155,37 +171,6 @@ static void side_by_class(side *s, const dd_coco_order *o, bool use_classes, uin
     }
 }
 
-/* pycocotools lists an image's boxes class by class when classes are not in use, so ties keep that
- * order; with classes the first sort changes nothing. `starts`: (n_classes + 1) scratch. */
-static dd_status order_detections(const dd_coco_input *in, bool use_classes, side *s,
-                                  dd_coco_order *o, uint32_t *starts) {
-    dd_status status = DD_OK;
-    uint32_t *place = NULL, *by_score = NULL;
-    DD_TRY_DONE(dd_alloc_array((size_t)in->n_detections, sizeof *place, &place));
-    DD_TRY_DONE(dd_alloc_array(s->n, sizeof *by_score, &by_score));
-    DD_TRY_DONE(dd_alloc_array(s->n, sizeof *o->rank, &o->rank));
-    sort_by(s->class, (size_t)in->n_classes, &s->order, &s->spare, s->n, starts);
-    side_by_image(s, in->n_images);
-    DD_TRY_DONE(dd_sort_scores(in->detection_score, s->order, s->n));
-    memcpy(by_score, s->order, s->n * sizeof *by_score);
-    side_by_image(s, in->n_images);
-    side_by_class(s, o, use_classes, o->class_detections);
-    o->detections = s->order;
-    s->order = by_score; /* by (score, image); now by class too */
-    by_score = NULL;
-    for (size_t i = 0; i < s->n; i++)
-        place[o->detections[i]] = (uint32_t)i;
-    side_by_class(s, o, use_classes, starts);
-    o->best_first = s->order;
-    s->order = NULL;
-    for (size_t i = 0; i < s->n; i++)
-        o->best_first[i] = place[o->best_first[i]];
-done:
-    dd_free(place);
-    dd_free(by_score);
-    return status;
-}
-
 /* Walks both orders side by side and cuts them into groups. */
 static dd_status make_groups(const dd_coco_input *in, dd_coco_order *o, size_t n_objects,
                              size_t n_detections) {
@@ -203,7 +188,7 @@ static dd_status make_groups(const dd_coco_input *in, dd_coco_order *o, size_t n
             while (g < g_end && in->object_image[o->objects[g]] == image)
                 g++;
             for (; d < d_end && in->detection_image[o->detections[d]] == image; d++)
-                o->rank[d] = d - group.detection_begin;
+                o->rank[d] = (uint32_t)o->n_groups; /* for now: sort_class needs the group */
             group.object_end = g;
             group.detection_end = d;
             if (g - group.object_begin > o->most_objects)
@@ -214,33 +199,94 @@ static dd_status make_groups(const dd_coco_input *in, dd_coco_order *o, size_t n
     return DD_OK;
 }
 
+/* What the threads share while they sort the classes. */
+typedef struct sorting {
+    const dd_coco_input *in;
+    dd_coco_order *o;
+    uint32_t *ordered; /* (n) detections as they will stand */
+    uint32_t *ranks;   /* (n) the same of rank */
+    uint32_t *used;    /* (groups) places that are filled */
+    pair *pairs;       /* (threads, 2, most_detections) */
+} sorting;
+
+/* One class: its detections stand by (image, input order) and get the order by (score, image,
+ * input order), which is best_first. Dealing them out to their images in that order sorts each
+ * image's by (score, input order): one sort serves both. */
+static void sort_class(void *context, int64_t k, int thread) {
+    const sorting *s = context;
+    const dd_coco_order *o = s->o;
+    uint32_t begin = o->class_detections[k], n = o->class_detections[k + 1] - begin;
+    pair *a = s->pairs + 2 * (size_t)thread * o->most_detections, *sorted;
+    for (uint32_t i = 0; i < n; i++)
+        a[i] = (pair){score_key(s->in->detection_score[o->detections[begin + i]]), begin + i};
+    sorted = sort_pairs(a, a + o->most_detections, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t from = sorted[i].item, group = o->rank[from], rank = s->used[group]++;
+        uint32_t to = o->groups[group].detection_begin + rank;
+        s->ordered[to] = o->detections[from];
+        s->ranks[to] = rank;
+        o->best_first[begin + i] = to;
+    }
+}
+
+static dd_status sort_classes(const dd_coco_input *in, dd_coco_order *o, size_t n) {
+    dd_status status = DD_OK;
+    sorting s = {.in = in, .o = o};
+    DD_TRY_DONE(dd_alloc(n * sizeof *s.ordered, &s.ordered));
+    DD_TRY_DONE(dd_alloc(n * sizeof *s.ranks, &s.ranks));
+    DD_TRY_DONE(dd_alloc(n * sizeof *o->best_first, &o->best_first));
+    DD_TRY_DONE(dd_alloc_array(o->n_groups, sizeof *s.used, &s.used));
+    DD_TRY_DONE(
+        dd_alloc(2 * (size_t)dd_threads() * o->most_detections * sizeof *s.pairs, &s.pairs));
+    dd_parallel(o->n_classes, sort_class, &s);
+    uint32_t *t = o->detections;
+    o->detections = s.ordered;
+    s.ordered = t;
+    t = o->rank;
+    o->rank = s.ranks;
+    s.ranks = t;
+done:
+    dd_free(s.ordered);
+    dd_free(s.ranks);
+    dd_free(s.used);
+    dd_free(s.pairs);
+    return status;
+}
+
+/* pycocotools lists an image's boxes class by class when classes are not in use, so ties keep that
+ * order: the sort by class comes first then, and last otherwise. */
+static void sort_side(side *s, const dd_coco_input *in, const dd_coco_order *o, bool use_classes,
+                      uint32_t *starts) {
+    if (!use_classes)
+        sort_by(s->class, (size_t)in->n_classes, &s->order, &s->spare, s->n, starts);
+    side_by_image(s, in->n_images);
+    side_by_class(s, o, use_classes, starts);
+}
+
 dd_status dd_coco_order_make(const dd_coco_input *in, bool use_classes, dd_coco_order *out) {
     dd_status status = DD_OK;
     side objects = {0}, detections = {0};
-    uint32_t *starts = NULL;
     dd_coco_order o = {.n_classes = use_classes ? in->n_classes : 1};
     size_t bounds = (size_t)(in->n_classes > 1 ? in->n_classes : 1) + 1;
     DD_TRY_DONE(dd_alloc_array(bounds, sizeof *o.class_objects, &o.class_objects));
     DD_TRY_DONE(dd_alloc_array(bounds, sizeof *o.class_detections, &o.class_detections));
-    DD_TRY_DONE(dd_alloc_array(bounds, sizeof *starts, &starts));
     DD_TRY_DONE(
         side_make(&objects, in->object_image, in->object_class, in->n_objects, in->n_images));
-    sort_by(objects.class, (size_t)in->n_classes, &objects.order, &objects.spare, objects.n,
-            starts);
-    side_by_image(&objects, in->n_images);
-    side_by_class(&objects, &o, use_classes, o.class_objects);
-    o.objects = objects.order;
-    objects.order = NULL;
+    sort_side(&objects, in, &o, use_classes, o.class_objects);
     DD_TRY_DONE(side_make(&detections, in->detection_image, in->detection_class, in->n_detections,
                           in->n_images));
-    DD_TRY_DONE(order_detections(in, use_classes, &detections, &o, starts));
+    sort_side(&detections, in, &o, use_classes, o.class_detections);
+    o.objects = objects.order;
+    o.detections = detections.order;
+    objects.order = detections.order = NULL;
+    DD_TRY_DONE(dd_alloc(detections.n * sizeof *o.rank, &o.rank));
     DD_TRY_DONE(make_groups(in, &o, objects.n, detections.n));
+    DD_TRY_DONE(sort_classes(in, &o, detections.n));
     *out = o;
     o = (dd_coco_order){0};
 done:
     side_free(&objects);
     side_free(&detections);
-    dd_free(starts);
     dd_coco_order_free(&o);
     return status;
 }

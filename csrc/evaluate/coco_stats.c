@@ -24,7 +24,7 @@ dd_coco_params dd_coco_params_default(dd_coco_defaults *s) {
 }
 
 /* NumPy's pairwise summation: eight running sums over up to 128 values, halves beyond. */
-static double pairwise_sum(const double *x, size_t n) {
+double dd_pairwise_sum(const double *x, size_t n) {
     if (n < 8) {
         double sum = -0.0; /* as NumPy starts; adding keeps the sign of an all -0 list */
         for (size_t i = 0; i < n; i++)
@@ -33,7 +33,7 @@ static double pairwise_sum(const double *x, size_t n) {
     }
     if (n > 128) { /* depth is log2(n / 128) */
         size_t half = n / 2 - n / 2 % 8;
-        return pairwise_sum(x, half) + pairwise_sum(x + half, n - half);
+        return dd_pairwise_sum(x, half) + dd_pairwise_sum(x + half, n - half);
     }
     double r[8];
     memcpy(r, x, sizeof r);
@@ -54,7 +54,7 @@ static double mean_of_valid(double *values, size_t n) {
     for (size_t i = 0; i < n; i++)
         if (values[i] > -1)
             values[kept++] = values[i];
-    return kept ? (0.0 + pairwise_sum(values, kept)) / (double)kept : -1;
+    return kept ? (0.0 + dd_pairwise_sum(values, kept)) / (double)kept : -1;
 }
 
 /* One figure: over the thresholds [t, t_end), all recalls (R, or 1 for `recall`) and classes, at

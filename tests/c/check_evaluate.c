@@ -361,9 +361,19 @@ static const double FOUND_BOX[] = {0,  0,  10,  10,  200, 200, 10,  10,  5,  5,
 static const double FOUND_SCORE[] = {.8, .9, .7, .6, .5};
 
 static dd_coco_input small_set(void) {
-    return (dd_coco_input){
-        2,    2, 3,           OBJECT_IMAGE, OBJECT_CLASS, OBJECT_BOX, OBJECT_AREA, OBJECT_CROWD,
-        NULL, 5, FOUND_IMAGE, FOUND_CLASS,  FOUND_BOX,    FOUND_SCORE};
+    return (dd_coco_input){.n_images = 2,
+                           .n_classes = 2,
+                           .n_objects = 3,
+                           .object_image = OBJECT_IMAGE,
+                           .object_class = OBJECT_CLASS,
+                           .object_box = OBJECT_BOX,
+                           .object_area = OBJECT_AREA,
+                           .object_crowd = OBJECT_CROWD,
+                           .n_detections = 5,
+                           .detection_image = FOUND_IMAGE,
+                           .detection_class = FOUND_CLASS,
+                           .detection_box = FOUND_BOX,
+                           .detection_score = FOUND_SCORE};
 }
 
 static void check_coco_by_hand(void) {

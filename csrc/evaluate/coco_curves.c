@@ -1,0 +1,225 @@
+/* Accumulation: from the fates of a class's detections, best first, to its curves.
+ *
+ * pycocotools makes recall and precision at every detection. Both are only ever read at a true
+ * positive: recall grows there alone, so the first place where it reaches a threshold is one, and
+ * precision falls between two of them, so the best precision from a place on is that of one, too.
+ * (The place of recall 0 is the first detection; from there on the best is the same.) Hence one
+ * walk notes the true positives of all thresholds of a block, with the false alarms before each,
+ * and a division is made for each of them and not for each detection. Recall after i true positives
+ * is i / objects whatever the threshold, so how many are needed for each recall is found once. */
+#include <math.h>
+#include <string.h>
+
+#include "base/threads.h"
+#include "evaluate/coco_job.h"
+
+/* A true positive: false alarms before it, and its place in the list. */
+typedef struct hit {
+    uint32_t false_alarms, place;
+} hit;
+
+/* The scratch of one thread. */
+typedef struct workspace {
+    double *best;   /* (most_class_objects) */
+    size_t *need;   /* (R) true positives that reach each recall */
+    hit *hits;      /* (block, most_class_objects) */
+    uint32_t *list; /* (most_detections) places in the order */
+    size_t most_hits;
+} workspace;
+
+/* Hits of a threshold: no class has more objects than that. */
+static size_t most_class_objects(const dd_coco_job *j) {
+    size_t most = 0;
+    for (int64_t k = 0; k < j->order.n_classes; k++) {
+        size_t n = j->order.class_objects[k + 1] - j->order.class_objects[k];
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+static size_t block_width(const dd_coco_job *j) {
+    size_t T = (size_t)j->p->n_iou;
+    return T < DD_COCO_BLOCK ? T : DD_COCO_BLOCK;
+}
+
+size_t dd_coco_curve_scratch(const dd_coco_job *j) {
+    size_t most = most_class_objects(j);
+    return most * (sizeof(double) + block_width(j) * sizeof(hit)) +
+           (size_t)j->p->n_recall * sizeof(size_t) + j->order.most_detections * sizeof(uint32_t);
+}
+
+static workspace workspace_of(const dd_coco_job *j, int thread) {
+    workspace w = {.most_hits = most_class_objects(j)};
+    w.best = (double *)(void *)(j->scratch + (size_t)thread * j->scratch_bytes);
+    w.need = (size_t *)(void *)(w.best + w.most_hits);
+    w.hits = (hit *)(void *)(w.need + j->p->n_recall);
+    w.list = (uint32_t *)(void *)(w.hits + block_width(j) * w.most_hits);
+    return w;
+}
+
+/* Objects of class k that count at area range a. */
+static size_t count_objects(const dd_coco_job *j, int64_t k, size_t a) {
+    size_t count = 0;
+    for (uint32_t i = j->order.class_objects[k]; i < j->order.class_objects[k + 1]; i++)
+        count += !dd_coco_ignored(j, j->order.objects[i], a);
+    return count;
+}
+
+/* need[r]: the least i with i / n not below recall r, by pycocotools' own comparison; n + 1 where
+ * there is none. */
+static void count_needed(const dd_coco_job *j, size_t n, size_t *need) {
+    for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
+        double recall = j->p->recall[r], guess = recall * (double)n;
+        size_t i = guess > 0 ? guess < (double)n ? (size_t)guess : n : 0;
+        while (i && (double)(i - 1) / (double)n >= recall)
+            i--;
+        while (i <= n && (double)i / (double)n < recall)
+            i++;
+        need[r] = i;
+    }
+}
+
+/* Walks the list once for a block of thresholds; n_hits[t] and hits[t] come out. Most detections
+ * are false alarms at every threshold (or nowhere): those are one number for all. */
+static void find_hits(const dd_coco_job *j, const workspace *w, size_t n, size_t a, size_t block,
+                      uint32_t *n_hits) {
+    uint32_t all = dd_coco_block_bits(j, block), alarms[DD_COCO_BLOCK] = {0}, common = 0;
+    size_t stride = (size_t)j->p->n_area * j->n_blocks;
+    const dd_coco_fate *fates = j->fates + a * j->n_blocks + block;
+    memset(n_hits, 0, DD_COCO_BLOCK * sizeof *n_hits);
+    for (size_t i = 0; i < n; i++) {
+        dd_coco_fate fate = fates[w->list[i] * stride];
+        if (!fate.matched && (!fate.ignored || fate.ignored == all)) {
+            common += !fate.ignored;
+            continue;
+        }
+        uint32_t counted = all & ~fate.ignored;
+        for (uint32_t bits = counted & ~fate.matched; bits; bits &= bits - 1)
+            alarms[__builtin_ctz(bits)]++;
+        for (uint32_t bits = counted & fate.matched; bits; bits &= bits - 1) {
+            int t = __builtin_ctz(bits);
+            w->hits[(size_t)t * w->most_hits + n_hits[t]++] =
+                (hit){common + alarms[t], (uint32_t)i};
+        }
+    }
+}
+
+/* best[i]: the best precision from the i-th true positive on. */
+static void best_precision(const hit *hits, size_t n, double *best) {
+    double most = 0;
+    for (size_t i = n; i-- > 0;) {
+        double tp = (double)(i + 1), fp = hits[i].false_alarms;
+        double precision = tp / (fp + tp + DD_COCO_EPS);
+        most = precision > most ? precision : most;
+        best[i] = most;
+    }
+}
+
+/* Where the results of (class k, area a, max_det m) lie: stride to the next recall, next IoU. */
+typedef struct place {
+    double *precision, *scores, *recall;
+    size_t next_r, next_t, recall_next_t;
+} place;
+
+static place place_of(const dd_coco_job *j, int64_t k, size_t a, size_t m) {
+    size_t A = (size_t)j->p->n_area, M = (size_t)j->p->n_max_det;
+    size_t K = (size_t)j->order.n_classes, R = (size_t)j->p->n_recall;
+    size_t at = ((size_t)k * A + a) * M + m;
+    return (place){j->precision + at, j->scores + at, j->recall + at,
+                   K * A * M,         R * K * A * M,  K * A * M};
+}
+
+/* One curve: threshold t, whose hits are n of a list of `length` detections. */
+static void write_curve(const dd_coco_job *j, const workspace *w, const hit *hits, size_t n,
+                        size_t length, size_t n_objects, place at, size_t t) {
+    double *precision = at.precision + t * at.next_t, *scores = at.scores + t * at.next_t;
+    const double *score = j->in->detection_score;
+    best_precision(hits, n, w->best);
+    at.recall[t * at.recall_next_t] = length ? (double)n / (double)n_objects : 0;
+    bool beyond = length == 0; /* the curve ended: zeros from here on */
+    for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
+        size_t need = w->need[r];
+        beyond = beyond || need > n;
+        double value = 0, confidence = 0;
+        if (!beyond) {
+            size_t i = need ? need - 1 : 0; /* recall 0 is read at the very first detection */
+            value = n ? w->best[i] : 0;
+            confidence = score[j->order.detections[w->list[need ? hits[i].place : 0]]];
+        }
+        precision[r * at.next_r] = value;
+        scores[r * at.next_r] = confidence;
+    }
+}
+
+/* Every value of a curve is the same: -1 where nothing counts, or the neighbour's, whose curves
+ * are these, too (no image has more detections than max_det[m - 1]). */
+static void fill_curves(const dd_coco_job *j, place at, bool copy) {
+    for (size_t t = 0; t < (size_t)j->p->n_iou; t++) {
+        double *recall = at.recall + t * at.recall_next_t;
+        *recall = copy ? recall[-1] : -1;
+        for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
+            size_t i = t * at.next_t + r * at.next_r;
+            at.precision[i] = copy ? at.precision[i - 1] : -1;
+            at.scores[i] = copy ? at.scores[i - 1] : -1;
+        }
+    }
+}
+
+/* The class's detections that are among the best `most` of their image. */
+static size_t make_list(const dd_coco_job *j, int64_t k, int64_t most, uint32_t *list) {
+    size_t n = 0;
+    for (uint32_t i = j->order.class_detections[k]; i < j->order.class_detections[k + 1]; i++) {
+        uint32_t d = j->order.best_first[i];
+        list[n] = d;
+        n += j->order.rank[d] < most;
+    }
+    return n;
+}
+
+/* All curves of a class at areas [a, a_end). */
+static void accumulate(const dd_coco_job *j, int64_t k, size_t a, size_t a_end, int thread) {
+    workspace w = workspace_of(j, thread);
+    uint32_t n_hits[DD_COCO_BLOCK];
+    size_t before = 0, T = (size_t)j->p->n_iou, first = a;
+    for (size_t m = 0; m < (size_t)j->p->n_max_det; m++) {
+        size_t n = make_list(j, k, j->p->max_det[m], w.list);
+        for (a = first; a < a_end; a++) {
+            place at = place_of(j, k, a, m);
+            size_t n_objects = count_objects(j, k, a);
+            if (!n_objects || (m && n == before)) {
+                fill_curves(j, at, n_objects > 0);
+                continue;
+            }
+            count_needed(j, n_objects, w.need);
+            for (size_t t = 0; t < T; t++) {
+                if (t % DD_COCO_BLOCK == 0)
+                    find_hits(j, &w, n, a, t / DD_COCO_BLOCK, n_hits);
+                size_t bit = t % DD_COCO_BLOCK;
+                write_curve(j, &w, w.hits + bit * w.most_hits, n_hits[bit], n, n_objects, at, t);
+            }
+        }
+        before = n;
+    }
+}
+
+/* A unit is a class, whose results lie together. */
+static void class_unit(void *context, int64_t unit, int thread) {
+    const dd_coco_job *j = context;
+    if (!dd_cancelled())
+        accumulate(j, unit, 0, (size_t)j->p->n_area, thread);
+}
+
+/* Of few classes a unit is a (class, area range), so that all threads have work. */
+static void area_unit(void *context, int64_t unit, int thread) {
+    const dd_coco_job *j = context;
+    size_t a = (size_t)(unit % j->p->n_area);
+    if (!dd_cancelled())
+        accumulate(j, unit / j->p->n_area, a, a + 1, thread);
+}
+
+void dd_coco_accumulate_all(dd_coco_job *j) {
+    if (j->order.n_classes < 4 * dd_threads())
+        dd_parallel(j->order.n_classes * j->p->n_area, area_unit, j);
+    else
+        dd_parallel(j->order.n_classes, class_unit, j);
+}
