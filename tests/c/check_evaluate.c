@@ -429,8 +429,18 @@ static void check_voc_by_hand(void) {
                         found[] = {1, 1, 10, 10, 6, 1, 15, 10, 1, 1, 10, 10, 21, 1, 30, 10};
     static const uint8_t difficult[] = {0, 1};
     static const double scores[] = {.5, .9, .4, .3};
-    dd_coco_input in = {1,         1,    2, zeros, zeros, objects, NULL,
-                        difficult, NULL, 4, zeros, zeros, found,   scores};
+    dd_coco_input in = {.n_images = 1,
+                        .n_classes = 1,
+                        .n_objects = 2,
+                        .object_image = zeros,
+                        .object_class = zeros,
+                        .object_box = objects,
+                        .object_crowd = difficult,
+                        .n_detections = 4,
+                        .detection_image = zeros,
+                        .detection_class = zeros,
+                        .detection_box = found,
+                        .detection_score = scores};
     double ap;
     int64_t positives;
     uint8_t fates[4];
@@ -475,8 +485,19 @@ static void check_coco_threads_and_failures(void) {
         else
             score[i - N] = dd_stream_below(&s, 50) / 50.;
     }
-    dd_coco_input in = {40,    5,    N, image,     class,     box,         area,
-                        crowd, NULL, D, image + N, class + N, box + 4 * N, score};
+    dd_coco_input in = {.n_images = 40,
+                        .n_classes = 5,
+                        .n_objects = N,
+                        .object_image = image,
+                        .object_class = class,
+                        .object_box = box,
+                        .object_area = area,
+                        .object_crowd = crowd,
+                        .n_detections = D,
+                        .detection_image = image + N,
+                        .detection_class = class + N,
+                        .detection_box = box + 4 * N,
+                        .detection_score = score};
     dd_coco_defaults storage;
     dd_coco_params p = dd_coco_params_default(&storage);
     int before = dd_threads();
