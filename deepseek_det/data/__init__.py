@@ -1,7 +1,8 @@
 """Data sets: reading, checking, converting, and the demo's drawn one.
 
 `load` reads one split of any layout into a `Dataset`; `splits` names what there is; `check` lists
-what is wrong with a data set; `convert` writes it in another layout; `synthetic` draws one.
+what is wrong with a data set; `convert` writes it in another layout; `split`, `merge` and `subset`
+make new ones of it; `synthetic` draws one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from deepseek_det.data.check import check
+from deepseek_det.data.compose import merge, split, subset
 from deepseek_det.data.convert import convert
 from deepseek_det.data.datasets import Dataset, holdout, load, splits
 from deepseek_det.data.records import Defect, Record, Sample
@@ -27,7 +29,10 @@ __all__ = [
     "convert",
     "holdout",
     "load",
+    "merge",
+    "split",
     "splits",
+    "subset",
     "synthetic",
 ]
 

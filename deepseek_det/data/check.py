@@ -23,16 +23,14 @@ import numpy.typing as npt
 from deepseek_det.data.datasets import Dataset, box_areas, load, recognise
 from deepseek_det.data.decode import ImageError, decode
 from deepseek_det.data.records import CODES, Defect, Record
+from deepseek_det.data.similar import THUMB_PX, near_pairs, normalized, thumbnail
 from deepseek_det.errors import Error
 
 NEAR_IOU = 0.8
 """Two boxes of one class beyond this overlap are taken for one object labelled twice."""
-NEAR_IMAGE = 0.995
-"""Correlation of two images' gray thumbnails beyond which they are taken for one photo."""
-THUMB_PX = 32
 TINY_PX = 4.0
 """A box whose shorter side is below this at the training size leaves little to learn from."""
-NEAR_LIMIT = 20_000
+NEAR_LIMIT = 100_000
 """Beyond this many images only equal bytes are looked for: pairs grow with the square."""
 USUAL, USUAL_IMAGES = 0.9, 20
 """A class that this share of at least so many images has is missed where it is absent."""
@@ -274,25 +272,7 @@ def _look(record: Record) -> _Look:
     gray = bool(
         (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()
     )
-    thumb = _thumbnail(pixels).ravel()
-    thumb -= thumb.mean()
-    norm = float(np.linalg.norm(thumb))
-    # A flat picture has no direction to compare; it stays a zero vector that matches nothing.
-    return _Look(digest, thumb / np.float32(norm) if norm > 1e-3 else flat, gray)
-
-
-def _thumbnail(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(THUMB_PX, THUMB_PX) means of the green channel's blocks; smaller images repeat pixels."""
-    height, width = pixels.shape[:2]
-    rows = np.arange(THUMB_PX) * height // THUMB_PX
-    columns = np.arange(THUMB_PX) * width // THUMB_PX
-    green = pixels[..., 1]
-    by_row = np.add.reduceat(green, rows, axis=0, dtype=np.float32)
-    sums = np.add.reduceat(by_row, columns, axis=1, dtype=np.float32)
-    high = np.maximum(np.diff(np.append(rows, height)), 1)
-    wide = np.maximum(np.diff(np.append(columns, width)), 1)
-    result: npt.NDArray[np.float32] = (sums / (high[:, None] * wide)).astype(np.float32)
-    return result
+    return _Look(digest, normalized(thumbnail(pixels)), gray)
 
 
 def _image_warnings(data: Dataset, looks: Sequence[_Look]) -> Iterator[Defect]:
@@ -319,23 +299,11 @@ def _image_warnings(data: Dataset, looks: Sequence[_Look]) -> Iterator[Defect]:
         text = f"{len(looks)} images, more than {NEAR_LIMIT}: not searched for similar ones"
         yield Defect(str(data.root), 0, "near_twins_skipped", "images", str(len(looks)), text)
         return
-    for a, b, alike in _similar(looks):
+    for a, b, alike in near_pairs([look.thumb for look in looks]):
         if (a, b) not in twins and looks[a].hash != looks[b].hash:
             file, other_name = str(data.records[b].path), data.records[a].path.name
             text = f"looks like {other_name} (correlation {alike:.4f})"
             yield Defect(file, 0, "image_near_twin", "image", data.records[b].path.name, text)
-
-
-def _similar(looks: Sequence[_Look], block: int = 1024) -> Iterator[tuple[int, int, float]]:
-    """Pairs a < b of images whose thumbnails correlate beyond NEAR_IMAGE, by blocks of rows."""
-    if len(looks) < 2:
-        return
-    thumbs = np.stack([look.thumb for look in looks])
-    for start in range(0, len(thumbs), block):
-        alike = thumbs[start : start + block] @ thumbs.T
-        for row, column in np.argwhere(alike > NEAR_IMAGE).tolist():
-            if start + row < column:
-                yield start + row, column, float(alike[row, column])
 
 
 def _box_warnings(data: Dataset, imgsz: int) -> Iterator[Defect]:
@@ -349,8 +317,9 @@ def _box_warnings(data: Dataset, imgsz: int) -> Iterator[Defect]:
             yield Defect(file, 0, "box_near_duplicate", "boxes", name, text)
         size = np.array([record.width, record.height], np.float64)
         border = (boxes[:, :2] <= 0).any(1) | (boxes[:, 2:] >= size).any(1)
+        border &= ~record.ignore
         short = (boxes[:, 2:] - boxes[:, :2]).min(1) if len(boxes) else np.zeros(0)
-        tiny = short * (imgsz / size.max()) < TINY_PX
+        tiny = (short * (imgsz / size.max()) < TINY_PX) & ~record.ignore
         for i in np.flatnonzero(border):
             name = data.names[int(labels[i])]
             text = f"box {name} {_box(boxes[i])} touches the border"
