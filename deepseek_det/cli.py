@@ -52,6 +52,7 @@ HELP = {
     "resume": "go on with project/name from its last.pt, with the arguments it was started with",
     "sampler": "repeat: images of rare classes more often",
     "seed": "same seed, same machine: same result, bit for bit",
+    "shapes": "sizes of an .onnx file's inputs: NAME=1x3x320x320,…",
     "source": "image, folder, glob or video",
     "split": "part of the data set",
     "runs": "runs of which the median counts",

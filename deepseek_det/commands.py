@@ -406,7 +406,8 @@ def demo(call: Call) -> Made:
 
 def bench_arguments(
     imgsz: int | None = None,
-    batch: int = 1,
+    batch: int | None = None,
+    shapes: Sequence[str] | None = None,
     threads: int | None = None,
     device: Literal["cpu"] = "cpu",
     runs: int = 20,
@@ -425,12 +426,29 @@ def bench(call: Call) -> Made:
         raise ValueError("bench: amp came without training, which alone knows mixed precision")
     if call.threads is not None:
         dd.set_num_threads(call.threads)
-    options = call.only("imgsz", "batch", "runs", "training")
-    foreign = str(call.model).endswith(".onnx")
-    net = dd.load_onnx(call.model).model if foreign else Detector(call.model)
-    net.amp = call.amp
-    profile: Profile = net.profile(**options)
+    profile = _bench_file(call) if str(call.model).endswith(".onnx") else _bench_detector(call)
     if call.layers:
         call.tell(f"{profile.table()}\n")
     call.tell(f"{profile.summary()}\n\n{profile.totals()}")
     return profile.to_dict(), ""
+
+
+def _bench_detector(call: Call) -> Profile:
+    if call.shapes is not None:
+        raise ValueError("bench: shapes came, which names inputs of an .onnx file")
+    net = Detector(call.model)
+    net.amp = call.amp
+    batch = 1 if call.batch is None else call.batch
+    return net.profile(call.imgsz, batch, call.runs, call.training)
+
+
+def _bench_file(call: Call) -> Profile:
+    """Of an ONNX file, read with the sizes of this run: some nets have a form for these only."""
+    from deepseek_det.onnx import net, sizes
+
+    shapes = sizes.parsed(call.shapes or [])
+    read = net.load(
+        call.model, shapes=lambda ports: sizes.filled(ports, call.imgsz, call.batch, shapes)
+    )
+    read.model.amp = call.amp
+    return read.profile(runs=call.runs, training=call.training)

@@ -428,11 +428,23 @@ class Model:
 
         side = int(getattr(self, "imgsz", 320))
         given = profile.inputs_of(self.graph, side, imgsz, batch)
+        return self.profile_on(given, batch, runs, training)
+
+    def profile_on(
+        self,
+        inputs: Sequence[npt.NDArray[Any]],
+        images: int,
+        runs: int = 20,
+        training: bool = False,
+    ) -> Profile:
+        """As `profile`, on arrays for the graph's inputs that stand for that many images."""
+        from deepseek_det import profile
+
         with self.lock:
             if training:
                 graph = self.training_graph()
-                return profile.profile_training(graph, self.store, given, batch, runs, self.amp)
-            return profile.profile_inference(*self.deployed(), given, batch, runs)
+                return profile.profile_training(graph, self.store, inputs, images, runs, self.amp)
+            return profile.profile_inference(*self.deployed(), inputs, images, runs)
 
     def _square(self, imgsz: int) -> tuple[str, tuple[int, int, int, int]]:
         return "u8", (1, imgsz, imgsz, self.graph.inputs[0][2][-1])

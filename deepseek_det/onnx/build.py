@@ -141,7 +141,7 @@ class Builder:
         self._made: dict[Any, list[int]] = {}
         self._entries: dict[Any, int] = {}
         self._names: set[str] = set()
-        self.inputs = _fixed(model.inputs, shapes or {})
+        self.inputs = fixed(model.inputs, shapes or {})
         self.spatial = any(n.op in ("Conv", "ConvTranspose", "Resize") for n in model.nodes)
 
     # ---- the walk ---------------------------------------------------------------------------
@@ -431,8 +431,8 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank if rank else 0
 
 
-def _fixed(inputs: list[Port], shapes: Mapping[str, Sequence[int]]) -> list[Port]:
-    """The inputs with the sizes that the caller fixes."""
+def fixed(inputs: list[Port], shapes: Mapping[str, Sequence[int]]) -> list[Port]:
+    """The inputs with the sizes that the caller fixes; ValueError where those are others."""
     for name in shapes:
         if all(port.name != name for port in inputs):
             raise ValueError(
@@ -452,16 +452,17 @@ def _fixed(inputs: list[Port], shapes: Mapping[str, Sequence[int]]) -> list[Port
             port = Port(port.name, port.dtype, tuple(given), tuple(given))
         made.append(port)
     # A symbol that two inputs share is fixed in both.
-    fixed = {
+    known = {
         str(old): new
         for before, after in zip(inputs, made, strict=True)
         for old, new in zip(before.sizes, after.sizes, strict=True)
         if isinstance(old, Dim) and isinstance(new, int)
     }
-    return [_substituted(port, fixed) for port in made]
+    return [substituted(port, known) for port in made]
 
 
-def _substituted(port: Port, fixed: Mapping[str, int]) -> Port:
-    sizes = tuple(fixed.get(str(s), s) if isinstance(s, Dim) else s for s in port.sizes)
+def substituted(port: Port, known: Mapping[str, int]) -> Port:
+    """The port with numbers for the symbols that are known."""
+    sizes = tuple(known.get(str(s), s) if isinstance(s, Dim) else s for s in port.sizes)
     shape = tuple(s if isinstance(s, int) else None for s in sizes)
     return Port(port.name, port.dtype, shape, sizes)

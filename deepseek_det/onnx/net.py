@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from deepseek_det import checkpoint
 from deepseek_det.errors import Error
 from deepseek_det.model import FloatArray, LoadReport, Model
-from deepseek_det.onnx import idioms, read, rows
+from deepseek_det.onnx import idioms, read, rows, sizes
 from deepseek_det.onnx.build import DTYPES, Builder, stored_type
 from deepseek_det.onnx.dims import Dim
 from deepseek_det.onnx.ir import Port
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 assert rows  # its import fills the table of operators
 
 Array = npt.NDArray[Any]
+Shapes = Mapping[str, Sequence[int]]
 _NUMPY = {"f32": np.float32, "u8": np.uint8, "s8": np.int8, "s32": np.int32}
 
 
@@ -87,30 +88,35 @@ class Net:
         }
 
     def profile(
-        self, inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike | None = None, runs: int = 20
+        self,
+        inputs: Mapping[str, npt.ArrayLike] | npt.ArrayLike | None = None,
+        runs: int = 20,
+        *,
+        imgsz: int | None = None,
+        batch: int | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        training: bool = False,
     ) -> Profile:
         """Where a run's time goes, a line a step; print it, or take its `steps`.
 
-        inputs: None for seeded noise, a free dimension counting as 1, or as 320 in a map. The
-        median of `runs` runs counts.
+        inputs: None for seeded noise of the declared sizes; of free ones, `shapes` ({input: sizes})
+        come first, then imgsz (320) for height and width of the only input with images, and batch
+        (1) for first dimensions. training: forward, backward and update instead, as
+        `Model.profile`. The median of `runs` runs counts. Raises ValueError that names what is
+        still free, and where a size is not what the file says.
         """
-        from deepseek_det import profile
-
         if inputs is None:
             rng = np.random.default_rng(0)
-            shapes = {
-                port.name: [d or (320 if k >= 2 and len(port.shape) == 4 else 1)
-                            for k, d in enumerate(port.shape)]
-                for port in self.inputs
-            }  # fmt: skip
+            wanted = sizes.filled(self.inputs, imgsz, batch, shapes)
             inputs = {
-                port.name: rng.random(shapes[port.name], np.float32).astype(port.dtype)
+                port.name: rng.random(wanted[port.name], np.float32).astype(port.dtype)
                 for port in self.inputs
             }
+        elif (imgsz, batch, shapes) != (None, None, None):
+            raise ValueError("profile: inputs have their own sizes: imgsz, batch or shapes came")
         arrays = list(self._arrays(inputs).values())
-        with self.model.lock:
-            images = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
-            return profile.profile_inference(*self.model.deployed(), arrays, images, runs)
+        maps = [a for a in arrays if a.ndim == 4] or [a for a in arrays if a.ndim]
+        return self.model.profile_on(arrays, len(maps[0]) if maps else 1, runs, training)
 
     # ---- training ---------------------------------------------------------------------------
 
@@ -205,10 +211,12 @@ class Net:
 def load(
     source: str | os.PathLike[str] | bytes,
     external_data: bool = False,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Shapes | Callable[[Sequence[Port]], Shapes] | None = None,
 ) -> Net:
-    """See `deepseek_det.load_onnx`."""
+    """See `deepseek_det.load_onnx`; `shapes` may be a function of the file's inputs, too."""
     file = read.read(source, external_data)
+    if callable(shapes):
+        shapes = shapes(file.inputs)
     idioms.rewrite(file)
     builder = Builder(file, shapes)
     outputs = []
