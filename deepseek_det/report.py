@@ -160,6 +160,12 @@ def write_report(
     return target
 
 
+def page(title: str, sections: Sequence[tuple[str, str]], lead: str = "") -> str:
+    """A page in the report's style: sections as (title, HTML), `lead` before the first."""
+    body = [lead, *(_section(name, html) for name, html in sections)]
+    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body))
+
+
 def _read_history(path: Path) -> list[dict[str, float]]:
     if not path.is_file():
         return []
