@@ -20,8 +20,9 @@ from deepseek_det.quality.agreement import ABSENT, UNKNOWN, Tally
 from deepseek_det.quality.disputes import Agreed, Box, Candidate, CrossCheck, Dispute
 from deepseek_det.quality.sets import Labels, Source, align
 
-NEAR = 0.3
-"""Boxes that overlap less than this are never taken for one object."""
+NEAR = 0.1
+"""Boxes that overlap less than this are never taken for one object. Low, for a box in the wrong
+place is one dispute then and not two; in crowds the matching keeps neighbours apart."""
 COVERED = 0.5
 """A box with this share of its area in another's ignored region is excused there."""
 
