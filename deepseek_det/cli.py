@@ -162,10 +162,15 @@ def _add_flags(parser: Parser, name: str, verb: Verb) -> None:
             action="store_true",
             help="as everywhere; a defect is exit 1 without it, a dispute is with it",
         )
+        for flag, text in (
+            ("--pictures", "write a page of training images, augmented, with their boxes"),
+            ("--statistics", "write a page of histograms and a sample of pictures"),
+        ):
+            parser.add_argument(flag, action="store_true", help=f"{text}, to project/name")
         _add_against(parser)
     arguments = [a for a in flags.signature(verb.module, verb.function) if a.name not in _LEFT_OUT]
     flags.add(parser, arguments, HELP)
-    if name in ("val", "predict"):
+    if name in ("val", "predict", "check"):
         kept = (flags.Argument("name", "str", name, False), *_RUN)
         flags.add(parser, kept, HELP)
     if name == "predict":

@@ -247,11 +247,34 @@ def check(call: Call) -> Made:
         raise ValueError(f"check: {alone[0]} came without against, which it belongs to")
     report = check_data(path, **call.only("split", "imgsz", "images", "voc_one_based", "workers"))
     call.tell(report.text())
+    made = report.to_dict() | _pages(call, path)
     problem = ""
     if not report.ok:
         count, first = len(report.defects), report.defects[0]
         problem = f"check: {path}: {count} defects came, none was needed; the first: {first}"
-    return report.to_dict(), problem
+    return made, problem
+
+
+def _pages(call: Call, path: str) -> dict[str, str]:
+    """The pages that check was asked for, in the folder project/name."""
+    from deepseek_det.data import splits, write_pictures, write_statistics
+
+    if not call.pictures and not call.statistics:
+        return {}
+    folder = claim(call.project, call.name, call.exist_ok, "check")
+    made = {}
+    if call.statistics:
+        wanted = None if call.split is None else [call.split]
+        file = write_statistics(path, folder / "statistics.html", wanted, call.images)
+        made["statistics"] = str(file)
+    if call.pictures:
+        chosen = call.split or splits(path, call.images)[0]
+        file = folder / "pictures.html"
+        file = write_pictures(path, file, chosen, call.imgsz, images=call.images)
+        made["pictures"] = str(file)
+    for page in made.values():
+        call.progress.say(f"page: {page}: open it in a browser")
+    return made
 
 
 def _cross_check(call: Call, path: str) -> Made:

@@ -421,7 +421,10 @@ def test_batches_of_a_data_set(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["records", "decode", "voc", "coco", "yolo", "datasets", "convert", "synthetic", "check"],
+    [
+        *("records", "decode", "voc", "coco", "yolo", "datasets", "convert", "synthetic", "check"),
+        *("lvis", "kitti", "tables", "writers", "compose", "similar", "census", "pages"),
+    ],
 )
 def test_docstring_examples_hold(name: str) -> None:
     result = doctest.testmod(importlib.import_module(f"deepseek_det.data.{name}"))

@@ -7,6 +7,7 @@ make new ones of it; `synthetic` draws one.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deepseek_det.data.check import check
@@ -17,6 +18,8 @@ from deepseek_det.data.records import Defect, Record, Sample
 from deepseek_det.data.synthetic import synthetic
 
 if TYPE_CHECKING:
+    from deepseek_det.data.census import statistics
+    from deepseek_det.data.pages import write_pictures, write_statistics
     from deepseek_det.data.sampling import RepeatSampler
 
 __all__ = [
@@ -32,17 +35,26 @@ __all__ = [
     "merge",
     "split",
     "splits",
+    "statistics",
     "subset",
     "synthetic",
+    "write_pictures",
+    "write_statistics",
 ]
+
+_LATER = {
+    "RepeatSampler": "sampling",
+    "statistics": "census",
+    "write_pictures": "pages",
+    "write_statistics": "pages",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # The sampler belongs to training: reading and checking a data set should not load it.
-    if name == "RepeatSampler":
-        from deepseek_det.data.sampling import RepeatSampler
-
-        return RepeatSampler
+    # These need the C core's training side or the report: reading a data set should not load them.
+    if name in _LATER:
+        value = getattr(import_module(f"deepseek_det.data.{_LATER[name]}"), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
