@@ -250,9 +250,10 @@ def smooth_l1_loss(
 
 
 def class_balanced_weights(counts: npt.ArrayLike, beta: float = 0.999) -> npt.NDArray[np.float64]:
-    """Weights of the class-balanced loss (Cui et al. 2019, eq. 4), of sum len(counts).
+    """Weights of the class-balanced loss (Cui et al. 2019, eq. 4), of mean 1 over present classes.
 
-    counts: (C,) samples of each class, ≥ 0; a class without samples gets weight 0.
+    counts: (C,) samples of each class, ≥ 0; a class without samples gets weight 0. The paper's sum
+    is its number of classes, all of which have samples: here it is the number of those that have.
     Raises ValueError unless 0 ≤ beta < 1 and on negative or NaN counts.
 
     >>> class_balanced_weights([10, 1000]).round(2).tolist()

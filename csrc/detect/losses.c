@@ -331,7 +331,7 @@ done:
 
 dd_status dd_loss_class_weights(int64_t classes, const double *counts, double beta,
                                 double *weights) {
-    double sum = 0;
+    double sum = 0, present = 0;
     if (!(beta >= 0 && beta < 1))
         return dd_fail(DD_EVALUE, "class_balanced_weights: beta is %g, 0 <= beta < 1 was needed",
                        beta);
@@ -345,8 +345,9 @@ dd_status dd_loss_class_weights(int64_t classes, const double *counts, double be
         double effective = beta > 0 ? -expm1(counts[c] * log(beta)) : 1;
         weights[c] = counts[c] > 0 ? (1 - beta) / effective : 0;
         sum += weights[c];
+        present += counts[c] > 0;
     }
     for (int64_t c = 0; c < classes; c++)
-        weights[c] = sum > 0 ? weights[c] * (double)classes / sum : 0;
+        weights[c] = sum > 0 ? weights[c] * present / sum : 0;
     return DD_OK;
 }

@@ -54,8 +54,9 @@ dd_status dd_loss_run(const dd_loss *loss, int64_t n, const double *x, const dou
                       double *grad);
 
 /* Weights of the class-balanced loss (Cui et al. 2019, eq. 4): (1 - beta) / (1 - beta^count),
- * normalized to sum to `classes`; a class without samples gets 0, and all get 0 where no class has
- * any. counts, weights: (classes). Fails on a negative count, NaN, or beta outside [0, 1). */
+ * normalized to sum to the number of classes that have samples, so that their mean is 1 however
+ * many classes the data set names; a class without samples gets 0. counts, weights: (classes).
+ * Fails on a negative count, NaN, or beta outside [0, 1). */
 dd_status dd_loss_class_weights(int64_t classes, const double *counts, double beta,
                                 double *weights);
 
