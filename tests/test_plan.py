@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from deepseek_det import _core, nn
 from deepseek_det.models import build
 from deepseek_det.models.blocks import (
+    MOMENTUM,
     ConvNorm,
     DepthwiseSeparable,
     InvertedResidual,
@@ -20,7 +22,10 @@ from deepseek_det.models.blocks import (
 )
 from deepseek_det.models.pan import PAN
 
-PATTERNS = (Path(__file__).parents[1] / "csrc/graph/steps.def").read_text().count("DD_PATTERN(")
+NAMES = re.findall(
+    r"DD_PATTERN\((\w+)\)", (Path(__file__).parents[1] / "csrc/graph/steps.def").read_text()
+)
+PATTERNS = len(NAMES)
 
 
 class Net(nn.Module):
@@ -178,6 +183,115 @@ def test_plan_training_of_large_maps_equals_interpreter() -> None:
     assert forward <= 1e-5
     assert gradient <= 1e-4
     assert statistics <= 1e-5
+
+
+def patterns(graph: _core.Graph, store: _core.Store, shape: tuple[int, ...]) -> list[str]:
+    plan = _core.Plan(graph.differentiate(store), store, [("f32", shape)])
+    return [s["pattern"] for s in plan.steps()]
+
+
+class Residuals(nn.Module):
+    """Expansions of stored sums, of a norm's result with an activation, and of the image."""
+
+    def __init__(self, act: str, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.a = InvertedResidual(5, 18, 7, kernel, stride, act)
+        self.b = InvertedResidual(7, 14, 7, kernel, 1, act)
+        self.c = InvertedResidual(7, 33, 7, kernel, 1, act)
+        self.d = ConvNorm(7, 9, 3, act="hard_swish")
+        self.e = InvertedResidual(9, 20, 4, kernel, stride, act)
+
+    def forward(self, x: nn.Value) -> nn.Value:
+        value: nn.Value = self.e(self.d(self.c(self.b(self.a(x)))))
+        return value
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("act", ["relu", "hard_swish", "silu"])
+def test_plan_expansions_equal_interpreter(act: str, kernel: int, stride: int, bf16: bool) -> None:
+    """No wide map, no gradient of one is stored; forward and backward are those of single steps."""
+    graph, store = trace(Residuals(act, kernel, stride))
+    shape = (2, 19, 22, 5)
+    found = patterns(graph, store, shape)
+    assert found.count("expand") == found.count("expand_backward") == 4
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    forward, gradient, statistics = train_both(graph, store, x, bf16=bf16)
+    assert forward <= (0.03 if bf16 else 1e-5)
+    assert gradient <= (0.2 if bf16 else 1e-4)
+    assert statistics <= (0.01 if bf16 else 1e-5)
+
+
+def test_plan_expansions_take_a_part_of_the_memory() -> None:
+    graph, store = trace(Residuals("relu", 3, 1))
+    training = graph.differentiate(store)
+    types = [("f32", (2, 64, 64, 5))]
+    single = _core.Plan(training, store, types, without_patterns=1 << NAMES.index("expand"))
+    assert _core.Plan(training, store, types).arena_bytes < 0.7 * single.arena_bytes
+
+
+def test_plan_expansion_of_a_large_map_equals_interpreter() -> None:
+    """The narrow map and its gradient go past the caches as well."""
+    net = Net(ConvNorm(5, 32, 1), InvertedResidual(32, 64, 7, 3, 2, "relu"))
+    graph, store = trace(net)
+    shape = (1, 257, 260, 5)
+    assert "expand_backward" in patterns(graph, store, shape)
+    x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    forward, gradient, statistics = train_both(graph, store, x)
+    assert max(forward, statistics) <= 1e-5
+    assert gradient <= 1e-4
+
+
+@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+def test_plan_expansion_statistics_equal_direct_sums(mean: float) -> None:
+    """From the narrow map's moments, in float32 about a guess of the mean: what float64 finds."""
+    graph, store = trace(Net(InvertedResidual(5, 20, 6, 3, 1, "relu")))
+    rng = np.random.default_rng(3)
+    mix = rng.standard_normal((5, 5))  # channels that go along with each other
+    x = (mean + rng.standard_normal((3, 40, 48, 5)) @ mix).astype(np.float32)
+    plan = _core.Plan(graph.differentiate(store), store, [("f32", x.shape)])
+    assert "expand" in [s["pattern"] for s in plan.steps()]
+    name = next(n for n in store.names if n.endswith("running_mean"))[: -len("running_mean")]
+    weight = next(n for n in store.names if store.get(n).shape == (20, 5, 1, 1))
+    before = {k: store.get(name + k).astype(np.float64) for k in ("running_mean", "running_var")}
+    wide = x.astype(np.float64).reshape(-1, 5) @ store.get(weight)[:, :, 0, 0].astype(float).T
+    plan.forward([x])
+    direct = {
+        "running_mean": wide.mean(axis=0),
+        "running_var": wide.var(axis=0, ddof=1),
+    }
+    for key, value in direct.items():
+        wanted = before[key] + MOMENTUM * (value - before[key])
+        error = np.abs(store.get(name + key) - wanted) / np.maximum(np.abs(wanted), 1e-3)
+        assert error.max() <= 1e-5
+
+
+@pytest.mark.parametrize("why", ["output", "other reader", "frozen", "few channels"])
+def test_plan_expansion_that_others_read_is_stored(why: str) -> None:
+    class Tapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            c = 8 if why == "few channels" else 12
+            self.a = ConvNorm(5, c, 1, act="relu")
+            self.b = ConvNorm(c, c, 3, groups=c)
+            self.c = nn.Conv2d(c, 4, 1)
+
+        def forward(self, x: nn.Value) -> list[nn.Value]:
+            a = self.a(x)
+            b = self.b(a)
+            more = [a] if why == "output" else []
+            return [self.c(b + a) if why == "other reader" else self.c(b), *more]
+
+    graph, store = trace(Tapped())
+    if why == "frozen":
+        weight = next(n for n in store.names if len(store.get(n).shape) == 4)
+        store.set_options(weight, frozen=True)
+    assert "expand" not in patterns(graph, store, SHAPES[0])
+    x = np.random.default_rng(1).standard_normal(SHAPES[0]).astype(np.float32)
+    forward, gradient, statistics = train_both(graph, store, x)
+    assert max(forward, statistics) <= 1e-5
+    assert gradient <= 1e-4
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -13,7 +13,7 @@
 
 enum {
     PIECE_FLOATS = 1536,    /* of the row: x, its activation and dx share the first-level cache */
-    EXPANDED_FLOATS = 3072, /* more of an expansion: what a product's call costs counts as well */
+    EXPANDED_FLOATS = 4608, /* more of an expansion: what a product's call costs counts as well */
     PART_ROWS = 8,          /* rows whose weight gradient is summed before it goes to the slot */
 };
 

@@ -17,285 +17,11 @@
  *
  * Taking the mean from x first keeps the sums free of cancellation. C, K: channels of the narrow
  * and the wide map. */
-#include "graph/steps.h"
+#include "graph/expand.h"
 
 #include <string.h>
 
-enum {
-    MOMENT_PIXELS = 256, /* whose moments are summed in float32 */
-    MIX_FLOATS = 4096,   /* of a piece of the last pass over the narrow maps */
-    PAYS = 2,            /* wide channels a narrow one from which on it is faster */
-};
-
-/* ---- the narrow map ------------------------------------------------------------------------ */
-
-/* Floats between its pixels in scratch: a one stands behind the channels. */
-static int64_t narrow_pitch(const dd_conv *c) {
-    return (c->c_in + 8) / 8 * 8;
-}
-
-static void set_ones(const dd_conv *c, float *narrow, int64_t pixels) {
-    for (int64_t i = 0; i < pixels; i++)
-        narrow[i * narrow_pitch(c) + c->c_in] = 1;
-}
-
-/* Pixels from (n, y, x) on plus `shift`. */
-static void load_narrow(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                        int64_t pixels, const float *shift, float *to) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    int64_t pitch = narrow_pitch(c);
-    dd_load_pixels_at(run, s->x, n, y, x, pixels, to, pitch);
-    dd_affine a = {.x = to,
-                   .pitch = pitch,
-                   .y = to,
-                   .y_pitch = pitch,
-                   .pixels = pixels,
-                   .c = c->c_in,
-                   .shift = shift};
-    run->plan->kernels->affine_f32(&a);
-}
-
-static int64_t slots_of(const dd_conv *c) {
-    return c->n * c->h < DD_SLOTS ? c->n * c->h : DD_SLOTS;
-}
-
-/* ---- its moments --------------------------------------------------------------------------- */
-
-/* Of a slot, about a guess of the mean: Σ x·xᵀ, then Σ x. */
-static size_t moment_count(const dd_conv *c) {
-    return (size_t)(c->c_in + 1) * (size_t)c->c_in;
-}
-
-/* A slot's sums and scratch: pixels, float32 sums, the guess and its negative. */
-static size_t moments_scratch(const dd_conv *c) {
-    return (size_t)(MOMENT_PIXELS * narrow_pitch(c)) + moment_count(c) + 4 * (size_t)c->c_in + 64;
-}
-
-/* Minus the mean of the first row, which is near enough to that of the map; the same for every
- * slot. */
-static void guess_mean(const dd_run *run, const dd_step *s, float *pixels, float *negative) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    int64_t count = c->w < MOMENT_PIXELS ? c->w : MOMENT_PIXELS;
-    dd_load_pixels_at(run, s->x, 0, 0, 0, count, pixels, narrow_pitch(c));
-    for (int k = 0; k < c->c_in; k++) {
-        double sum = 0;
-        for (int64_t i = 0; i < count; i++)
-            sum += (double)pixels[i * narrow_pitch(c) + k];
-        negative[k] = (float)(-sum / (double)count);
-    }
-}
-
-static void moments_piece(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                          int64_t pixels, float *scratch, const float *guess, double *sums) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    size_t count = moment_count(c);
-    float *part = scratch + MOMENT_PIXELS * narrow_pitch(c);
-    dd_ahead ahead = {0};
-    dd_ahead_add(run, s->x, n, y, x + pixels, pixels, &ahead);
-    dd_ahead_some(&ahead);
-    load_narrow(run, s, n, y, x, pixels, guess, scratch);
-    memset(part, 0, count * sizeof *part);
-    dd_gemm_tn g = {.a = scratch,
-                    .lda = narrow_pitch(c),
-                    .b = scratch,
-                    .ldb = narrow_pitch(c),
-                    .c = part,
-                    .ldc = c->c_in,
-                    .m = pixels,
-                    .k = c->c_in + 1,
-                    .n = c->c_in,
-                    .ahead = &ahead};
-    run->plan->kernels->gemm_tn_f32(&g);
-    for (size_t i = 0; i < count; i++)
-        sums[i] += (double)part[i];
-}
-
-static void moments_slot(const dd_run *run, const dd_step *s, int64_t unit, float *scratch) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    double *sums = run->plan->sums + s->expansion.moments + (size_t)unit * moment_count(c);
-    float *guess = scratch + MOMENT_PIXELS * narrow_pitch(c) + moment_count(c);
-    int64_t row, end;
-    guess_mean(run, s, scratch, guess);
-    set_ones(c, scratch, MOMENT_PIXELS);
-    memset(sums, 0, moment_count(c) * sizeof *sums);
-    dd_cut(c->n * c->h, slots_of(c), unit, &row, &end);
-    while (row < end) {
-        int64_t y = row % c->h, rows = end - row < c->h - y ? end - row : c->h - y;
-        for (int64_t x = 0; x < rows * c->w; x += MOMENT_PIXELS)
-            moments_piece(run, s, row / c->h, y, x,
-                          rows * c->w - x < MOMENT_PIXELS ? rows * c->w - x : MOMENT_PIXELS,
-                          scratch, guess, sums);
-        row += rows;
-    }
-}
-
-/* Σ over slots, into the first: the covariance about the true mean, row C the mean itself. */
-static void finish_moments(const dd_run *run, const dd_step *s, float *scratch) {
-    dd_plan *plan = run->plan;
-    const dd_conv *c = &plan->convs[s->expansion.conv];
-    size_t count = moment_count(c), width = (size_t)c->c_in;
-    double *sums = plan->sums + s->expansion.moments, *mean = sums + width * width;
-    float *guess = scratch + MOMENT_PIXELS * narrow_pitch(c) + count;
-    double n = (double)(c->n * c->h * c->w);
-    for (size_t slot = 1; slot < (size_t)slots_of(c); slot++)
-        for (size_t i = 0; i < count; i++)
-            sums[i] += sums[slot * count + i];
-    for (size_t i = 0; i < count; i++)
-        sums[i] /= n;
-    for (size_t j = 0; j < width; j++)
-        for (size_t k = 0; k < width; k++)
-            sums[j * width + k] -= mean[j] * mean[k];
-    guess_mean(run, s, scratch, guess);
-    for (size_t k = 0; k < width; k++) {
-        mean[k] -= (double)guess[k];
-        plan->vectors[s->expansion.shift + k] = (float)-mean[k];
-    }
-}
-
-/* The norm's statistics, and the weights with its scale, packed for both directions. */
-static void fold_norm(const dd_run *run, const dd_step *s, float *scratch) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    const double *covariance = plan->sums + e->moments;
-    const double *mean = covariance + c->c_in * c->c_in;
-    const float *weight = dd_store_data(run->binding->store, c->weight);
-    for (int o = 0; o < c->c_out; o++) {
-        const float *w = weight + (int64_t)o * c->c_in;
-        double wide_mean = 0, var = 0;
-        for (int j = 0; j < c->c_in; j++) {
-            double row = 0;
-            for (int k = 0; k < c->c_in; k++)
-                row += covariance[j * c->c_in + k] * (double)w[k];
-            var += row * (double)w[j];
-            wide_mean += mean[j] * (double)w[j];
-        }
-        dd_norm_set(run, e->norm, o, wide_mean, var);
-        float scale = plan->vectors[plan->norms[e->norm].scale + (size_t)o];
-        for (int k = 0; k < c->c_in; k++)
-            scratch[o * c->c_in + k] = w[k] * scale;
-    }
-    plan->kernels->gemm_f32_pack(scratch, 1, c->c_in, c->c_in, c->c_out, plan->packed + e->packed);
-    plan->kernels->gemm_f32_pack(scratch, c->c_in, 1, c->c_out, c->c_in,
-                                 plan->packed + e->packed_dx);
-}
-
-/* ---- the wide map, again ------------------------------------------------------------------- */
-
-/* Floats between pixels of the wide map in scratch: whole cache lines. */
-static int64_t wide_pitch(const dd_conv *c) {
-    return (c->c_out + 15) / 16 * 16;
-}
-
-/* Whether the slope of the activation shows in its result as well. */
-static bool slope_in_result(dd_act act) {
-    return act.kind == DD_RELU || act.kind == DD_IDENTITY;
-}
-
-int64_t dd_expand_place(const dd_plan *plan, const dd_step *s, int64_t pixels, float *scratch,
-                        dd_expanded *p) {
-    const dd_conv *c = &plan->convs[s->expansion.conv];
-    int64_t wide = pixels * wide_pitch(c), part = (c->c_in + 1) * c->c_out, at = 0;
-    bool twice = s->backward && !slope_in_result(s->expansion.act);
-    int64_t sizes[] = {pixels * narrow_pitch(c),
-                       s->backward ? wide : 0,
-                       twice ? wide : 0,
-                       s->backward ? wide : 0,
-                       s->backward ? part : 0,
-                       s->backward && s->dx >= 0 ? dd_piece_floats(plan, s->dx, pixels) : 0};
-    float **parts[] = {&p->narrow, &p->before, &p->after, &p->gradient, &p->part, &p->dx};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        *parts[i] = scratch ? scratch + at : NULL;
-        at += (sizes[i] + 15) / 16 * 16;
-    }
-    p->after = twice ? p->after : p->before;
-    p->pitch = wide_pitch(c);
-    if (scratch && s->backward) {
-        set_ones(c, p->narrow, pixels);
-        memset(p->part, 0, (size_t)part * sizeof(float));
-    }
-    return at;
-}
-
-void dd_expand_pixels(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                      int64_t pixels, dd_act act, float *narrow, float *to, int64_t pitch) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    const float *a = narrow;
-    load_narrow(run, s, n, y, x, pixels, plan->vectors + e->shift, narrow);
-    dd_gemm g = {.a = &a,
-                 .lda = narrow_pitch(c),
-                 .segments = 1,
-                 .k = c->c_in,
-                 .b = plan->packed + e->packed,
-                 .c = to,
-                 .ldc = pitch,
-                 .m = pixels,
-                 .n = c->c_out,
-                 .bias = dd_store_data(run->binding->store, plan->norms[e->norm].beta),
-                 .act = act,
-                 .n_end = c->c_out};
-    plan->kernels->gemm_f32(&g);
-}
-
-const float *dd_expand_again(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                             int64_t pixels, const dd_expanded *p) {
-    dd_act act = s->expansion.act;
-    bool twice = p->after != p->before;
-    dd_expand_pixels(run, s, n, y, x, pixels, twice ? (dd_act){0} : act, p->narrow, p->before,
-                     p->pitch);
-    if (twice)
-        run->plan->kernels->unary_f32(act, p->before, p->after, pixels * p->pitch);
-    return p->after;
-}
-
-void dd_expand_gradient(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                        int64_t pixels, const dd_expanded *p, dd_ahead *ahead) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    if (e->act.kind != DD_IDENTITY)
-        plan->kernels->unary_backward_f32(e->act, p->before, p->gradient, p->gradient,
-                                          pixels * p->pitch);
-    dd_gemm_tn sums = {.a = p->narrow,
-                       .lda = narrow_pitch(c),
-                       .b = p->gradient,
-                       .ldb = p->pitch,
-                       .c = p->part,
-                       .ldc = c->c_out,
-                       .m = pixels,
-                       .k = c->c_in + 1,
-                       .n = c->c_out,
-                       .ahead = ahead};
-    plan->kernels->gemm_tn_f32(&sums);
-    if (s->dx < 0)
-        return;
-    const float *a = p->gradient;
-    dd_gemm g = {.a = &a,
-                 .lda = p->pitch,
-                 .segments = 1,
-                 .k = c->c_out,
-                 .b = plan->packed + e->packed_dx,
-                 .m = pixels,
-                 .n = c->c_in,
-                 .n_end = c->c_in};
-    g.c = dd_piece_begin(run, s->dx, n, y, x, p->dx, &g.ldc);
-    if (s->dx_residual >= 0) {
-        g.ldr = plan->values[s->dx_residual].pitch;
-        g.residual = dd_row(run, s->dx_residual, n, y) + x * g.ldr;
-    }
-    plan->kernels->gemm_f32(&g);
-    dd_piece_end(run, s->dx, n, y, x, pixels, g.c);
-}
-
-void dd_expand_add_part(const dd_run *run, const dd_step *s, const dd_expanded *p, int64_t slot) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    int64_t floats = (c->c_in + 1) * c->c_out;
-    float *to = run->plan->slots + s->expansion.slots + slot * floats;
-    run->plan->kernels->binary_f32(DD_ADD, to, p->part, to, floats);
-    memset(p->part, 0, (size_t)floats * sizeof(float));
-}
+enum { PAYS = 2 }; /* wide channels a narrow one from which on it is faster */
 
 /* ---- forward ------------------------------------------------------------------------------- */
 
@@ -304,7 +30,7 @@ static int64_t forward_units(const dd_plan *plan, const dd_step *s, int phase, i
     (void)threads;
     if (phase == 2)
         return c->n * c->oh < DD_SLOTS ? c->n * c->oh : DD_SLOTS;
-    return phase ? 1 : slots_of(&plan->convs[s->expansion.conv]);
+    return phase ? 1 : dd_expand_slots(&plan->convs[s->expansion.conv]);
 }
 
 static void forward_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
@@ -313,11 +39,11 @@ static void forward_run(const dd_run *run, const dd_step *s, int phase, int64_t 
     int64_t row, end;
     switch (phase) {
     case 0:
-        moments_slot(run, s, unit, scratch);
+        dd_expand_moments(run, s, unit, scratch);
         return;
     case 1:
-        finish_moments(run, s, scratch);
-        fold_norm(run, s, scratch);
+        dd_expand_finish_moments(run, s, scratch);
+        dd_expand_fold(run, s, scratch);
         return;
     case 2:
         if (s->norm >= 0) {
@@ -335,149 +61,17 @@ static void forward_run(const dd_run *run, const dd_step *s, int phase, int64_t 
 
 /* ---- backward ------------------------------------------------------------------------------ */
 
-/* Σ over slots of G's row k (row C: Σ g), for all wide channels. */
-static void add_slots(const dd_run *run, const dd_step *s, int k, double *sum) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    const float *from = run->plan->slots + s->expansion.slots + (int64_t)k * c->c_out;
-    memset(sum, 0, (size_t)c->c_out * sizeof *sum);
-    for (int slot = 0; slot < s->n_slots; slot++, from += (c->c_in + 1) * c->c_out)
-        for (int o = 0; o < c->c_out; o++)
-            sum[o] += (double)from[o];
-}
-
-/* The norm's gradient, and p, q, r: its sums go to its first slot. `sums` is G, K numbers a row. */
-static void finish_norm(const dd_run *run, const dd_step *s, const double *sums) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    const float *weight = dd_store_data(run->binding->store, c->weight);
-    double *slot = plan->sums + plan->norms[e->norm].sums;
-    for (int o = 0; o < c->c_out; o++) {
-        slot[o] = sums[c->c_in * c->c_out + o];
-        slot[c->c_out + o] = 0;
-        for (int k = 0; k < c->c_in; k++)
-            slot[c->c_out + o] += (double)weight[o * c->c_in + k] * sums[k * c->c_out + o];
-    }
-    dd_norm_gradient_finish(run, &e->reduction, 1);
-}
-
-/* Adds p·Gᵀ + q·n·W·C to the gradient of the weights. */
-static void finish_weights(const dd_run *run, const dd_step *s, const double *sums) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    const dd_norm *norm = &plan->norms[e->norm];
-    const double *covariance = plan->sums + e->moments;
-    const float *weight = dd_store_data(run->binding->store, c->weight);
-    float *to = run->binding->gradient + run->binding->store->entries[e->dw_entry].offset;
-    for (int o = 0; o < c->c_out; o++) {
-        double p = (double)plan->vectors[norm->p + (size_t)o];
-        double q = (double)plan->vectors[norm->q + (size_t)o] * (double)norm->count;
-        for (int k = 0; k < c->c_in; k++) {
-            double row = 0;
-            for (int j = 0; j < c->c_in; j++)
-                row += (double)weight[o * c->c_in + j] * covariance[j * c->c_in + k];
-            to[o * c->c_in + k] += (float)(p * sums[k * c->c_out + o] + q * row);
-        }
-    }
-}
-
-/* What the last pass adds to dx: Wᵀ·q·W packed, and Wᵀ·r with r = -p·Σg / n. */
-static void finish_mix(const dd_run *run, const dd_step *s, const double *sums, float *scratch) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    const dd_norm *norm = &plan->norms[e->norm];
-    const float *weight = dd_store_data(run->binding->store, c->weight);
-    const double *all = sums + c->c_in * c->c_out;
-    for (int k = 0; k < c->c_in; k++) {
-        double constant = 0;
-        for (int o = 0; o < c->c_out; o++)
-            constant -= (double)plan->vectors[norm->p + (size_t)o] * all[o] *
-                        (double)weight[o * c->c_in + k];
-        plan->vectors[e->mix_shift + (size_t)k] = (float)(constant / (double)norm->count);
-        for (int j = 0; j < c->c_in; j++) {
-            double sum = 0;
-            for (int o = 0; o < c->c_out; o++)
-                sum += (double)plan->vectors[norm->q + (size_t)o] *
-                       (double)weight[o * c->c_in + j] * (double)weight[o * c->c_in + k];
-            scratch[j * c->c_in + k] = (float)sum;
-        }
-    }
-    plan->kernels->gemm_f32_pack(scratch, c->c_in, 1, c->c_in, c->c_in, plan->packed + e->mix);
-}
-
-static void finish_backward(const dd_run *run, const dd_step *s, void *scratch) {
-    const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    double *sums = scratch;
-    float *rest = (float *)(void *)(sums + (c->c_in + 1) * c->c_out);
-    for (int k = 0; k <= c->c_in; k++)
-        add_slots(run, s, k, sums + k * c->c_out);
-    finish_norm(run, s, sums);
-    finish_weights(run, s, sums);
-    if (s->dx >= 0)
-        finish_mix(run, s, sums, rest);
-    dd_conv_dw_reduce(run, s, &run->plan->convs[s->conv], 0, 1);
-}
-
-static int64_t mix_piece(const dd_conv *c) {
-    int64_t pixels = MIX_FLOATS / narrow_pitch(c) / 8 * 8;
-    return pixels < 32 ? 32 : pixels;
-}
-
-/* dx += x·mix + mix_shift, with the sums for the batch norm before it. */
-static void mix_pixels(const dd_run *run, const dd_step *s, int64_t n, int64_t y, int64_t x,
-                       int64_t pixels, int64_t unit, float *scratch) {
-    dd_plan *plan = run->plan;
-    const dd_expansion *e = &s->expansion;
-    const dd_conv *c = &plan->convs[e->conv];
-    float *first = scratch + mix_piece(c) * narrow_pitch(c);
-    float *spare = first + dd_load_floats(plan, s->dx, mix_piece(c));
-    const float *a = scratch;
-    dd_ahead ahead = {0};
-    dd_ahead_add(run, s->x, n, y, x + pixels, pixels, &ahead);
-    dd_ahead_add(run, s->dx, n, y, x + pixels, pixels, &ahead);
-    if (s->reduction.norm >= 0)
-        dd_ahead_add(run, plan->norms[s->reduction.norm].x, n, y, x + pixels, pixels, &ahead);
-    dd_ahead_some(&ahead);
-    load_narrow(run, s, n, y, x, pixels, plan->vectors + e->shift, scratch);
-    dd_gemm g = {.a = &a,
-                 .lda = narrow_pitch(c),
-                 .segments = 1,
-                 .k = c->c_in,
-                 .b = plan->packed + e->mix,
-                 .m = pixels,
-                 .n = c->c_in,
-                 .bias = plan->vectors + e->mix_shift,
-                 .residual = first,
-                 .ldr = c->c_in,
-                 .n_end = c->c_in};
-    if (dd_is_floats(plan, s->dx)) {
-        g.ldr = plan->values[s->dx].pitch;
-        g.residual = dd_pixels(run, s->dx, n, y, x);
-    } else {
-        dd_load_pixels(run, s->dx, n, y, x, pixels, first);
-    }
-    g.c = dd_piece_begin(run, s->dx, n, y, x, spare, &g.ldc);
-    plan->kernels->gemm_f32(&g);
-    dd_ahead_some(&ahead);
-    if (s->reduction.norm >= 0)
-        dd_norm_gradient_pixels(run, &s->reduction, g.c, g.ldc, n, y, x, pixels, unit);
-    dd_ahead_some(&ahead);
-    dd_piece_end(run, s->dx, n, y, x, pixels, g.c);
-}
-
 static void mix_slot(const dd_run *run, const dd_step *s, int64_t unit, float *scratch) {
     const dd_conv *c = &run->plan->convs[s->expansion.conv];
-    int64_t row, end, piece = mix_piece(c);
+    int64_t row, end, piece = dd_expand_mix_piece(c);
     if (s->reduction.norm >= 0)
         dd_norm_gradient_begin(run, &s->reduction, unit);
     dd_cut(c->n * c->h, s->n_slots, unit, &row, &end);
     while (row < end) {
         int64_t y = row % c->h, rows = end - row < c->h - y ? end - row : c->h - y;
         for (int64_t x = 0; x < rows * c->w; x += piece)
-            mix_pixels(run, s, row / c->h, y, x, rows * c->w - x < piece ? rows * c->w - x : piece,
-                       unit, scratch);
+            dd_expand_mix(run, s, row / c->h, y, x,
+                          rows * c->w - x < piece ? rows * c->w - x : piece, unit, scratch);
         row += rows;
     }
     dd_pieces_done(run, s->dx);
@@ -500,7 +94,7 @@ static void backward_run(const dd_run *run, const dd_step *s, int phase, int64_t
         dd_depthwise_backward_unit(run, s, unit, thread);
         return;
     case 1:
-        finish_backward(run, s, dd_scratch(run, thread));
+        dd_expand_finish(run, s, dd_scratch(run, thread));
         return;
     case 2:
         mix_slot(run, s, unit, dd_scratch(run, thread));
@@ -606,7 +200,7 @@ static dd_expansion new_expansion(dd_plan *plan, const block *b) {
     dd_expansion e = {.conv = plan->conv_of[b->expand], .norm = wide->norm, .act = wide->act};
     const dd_conv *c = &plan->convs[e.conv];
     e.moments = plan->sums_size;
-    plan->sums_size += (size_t)slots_of(c) * moment_count(c);
+    plan->sums_size += (size_t)dd_expand_slots(c) * dd_expand_moment_count(c);
     e.shift = take_floats(&plan->vectors_size, (size_t)c->c_in);
     e.mix_shift = take_floats(&plan->vectors_size, (size_t)c->c_in);
     e.packed = take_floats(&plan->packed_size, kernels->gemm_f32_packed(c->c_in, c->c_out));
@@ -642,7 +236,8 @@ static dd_status make_forward(dd_plan *plan, const block *b, const dd_expansion 
     s->by_pieces = s->halves = true;
     s->scratch =
         most(dd_conv_pieces_scratch(plan, s, c),
-             most(moments_scratch(wide), (size_t)(wide->c_in * wide->c_out)) * sizeof(float));
+             most(dd_expand_moments_floats(wide), (size_t)(wide->c_in * (wide->c_out + 2))) *
+                 sizeof(float));
     dd_conv_use(plan, c);
     return DD_OK;
 }
@@ -679,18 +274,18 @@ static dd_status make_backward(dd_plan *plan, const block *b, const dd_expansion
     c->uses_dx = true;
     c->packed_dx = take_floats(&plan->packed_size, c->packed_dx_floats);
     s->halves = true;
-    s->n_slots = (int)slots_of(c);
+    s->n_slots = (int)dd_expand_slots(c);
     s->n_phases = s->dx < 0 ? 2 : s->reduction.norm < 0 ? 3 : 4;
     size_t taps = (size_t)(c->k_h * c->k_w) * (size_t)dd_depthwise_pitch(c);
     size_t sums = (size_t)(wide->c_in + 1) * (size_t)wide->c_out;
     s->expansion.slots = taps * (size_t)s->n_slots;
     plan->slots_size = most(plan->slots_size, (taps + sums) * (size_t)s->n_slots);
-    size_t mix = (size_t)(mix_piece(wide) * narrow_pitch(wide));
+    size_t mix = (size_t)(dd_expand_mix_piece(wide) * dd_expand_pitch(wide));
     if (s->dx >= 0)
-        mix += (size_t)(dd_load_floats(plan, s->dx, mix_piece(wide)) +
-                        dd_piece_floats(plan, s->dx, mix_piece(wide)));
+        mix += (size_t)(dd_load_floats(plan, s->dx, dd_expand_mix_piece(wide)) +
+                        dd_piece_floats(plan, s->dx, dd_expand_mix_piece(wide)));
     s->scratch = most(dd_depthwise_backward_scratch(plan, s, c),
-                      most(mix, 2 * sums + (size_t)(wide->c_in * wide->c_in)) * sizeof(float));
+                      most(mix * sizeof(float), dd_expand_finish_doubles(wide) * sizeof(double)));
     return DD_OK;
 }
 
