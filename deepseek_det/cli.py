@@ -50,7 +50,7 @@ HELP = {
     "patience": "epochs without a better AP before the run ends",
     "project": "folder of the runs",
     "resume": "go on with project/name from its last.pt, with the arguments it was started with",
-    "sampler": "repeat: images of rare classes more often",
+    "sampler": "repeat: images of rare classes more often, by 1/f; repeat-sqrt: by LVIS' rule",
     "seed": "same seed, same machine: same result, bit for bit",
     "shapes": "sizes of an .onnx file's inputs: NAME=1x3x320x320,…",
     "source": "image, folder, glob or video",

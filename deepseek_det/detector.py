@@ -153,7 +153,7 @@ class Detector(Model):
         box_loss: Literal["giou", "l2", "smooth_l1"] = "giou",
         assigner: Literal["tal", "atss", "max_iou"] = "atss",
         loss_weights: Literal["balanced", "none"] | Sequence[float] = "balanced",
-        sampler: Literal["repeat"] | None = None,
+        sampler: Literal["repeat", "repeat-sqrt"] | None = None,
         multi_scale: float = 0.0,
         close_mix: int = 10,
         augment: bool = True,

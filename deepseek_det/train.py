@@ -40,6 +40,8 @@ Callback = Callable[[str, "Trainer"], object]
 
 # lr0 at batch 16; other batches scale it by the square root, as suits Adam's steps.
 BASE_LR = {"adamw": 1e-2, "sgd": 2e-2}
+SAMPLERS = {"repeat": "inverse", "repeat-sqrt": "sqrt"}
+"""Modes of `RepeatSampler` by what `sampler` is called."""
 WEIGHT_DECAY = {"adamw": 0.05, "sgd": 5e-4}
 WARMUP_STEPS, FINAL_LR = 60, 0.01
 CLIP_NORM = 10.0
@@ -66,7 +68,7 @@ class Settings:
     box_loss: Literal["giou", "l2", "smooth_l1"] = "giou"
     assigner: Literal["tal", "atss", "max_iou"] = "atss"
     loss_weights: Literal["balanced", "none"] | Sequence[float] = "balanced"
-    sampler: Literal["repeat"] | None = None
+    sampler: Literal["repeat", "repeat-sqrt"] | None = None
     multi_scale: float = 0.0
     close_mix: int = 10
     augment: bool = True
@@ -95,7 +97,7 @@ class Settings:
             "cls_loss": ("auto", "bce", "focal", "qfl"),
             "box_loss": ("giou", "l2", "smooth_l1"),
             "assigner": ("tal", "atss", "max_iou"),
-            "sampler": (None, "repeat"),
+            "sampler": (None, *SAMPLERS),
             "device": ("cpu",),
             "amp": (False, True),
         }
@@ -221,8 +223,9 @@ class Trainer:
         self.detector = fitting.copy()
         self.detector.imgsz = settings.imgsz
         self.detector.amp = settings.amp
-        self.steps_an_epoch = self._steps_an_epoch()
-        self.steps = settings.epochs * self.steps_an_epoch
+        self.sampler = self._sampler()
+        self.steps_of = self._steps_of()
+        self.steps = sum(self.steps_of)
         self.epoch = self.step = 0
         self.lr = 0.0
         self.loss = (0.0, 0.0)
@@ -274,9 +277,11 @@ class Trainer:
         return train, val
 
     def _sampler(self) -> RepeatSampler | None:
-        return RepeatSampler(self.train_set) if self.settings.sampler == "repeat" else None
+        kind = self.settings.sampler
+        return RepeatSampler(self.train_set, SAMPLERS[kind]) if kind else None
 
-    def _steps_an_epoch(self) -> int:
+    def _steps_of(self) -> list[int]:
+        """Batches of each epoch; a sampler's epochs differ in length."""
         if not self.train_set.n_boxes:
             raise Error(
                 f"train: the {len(self.train_set)} training images of {self.train_set.root} have "
@@ -284,7 +289,10 @@ class Trainer:
             )
         if not self.val_set.n_boxes:
             self.progress.say("the val images have no boxes: AP is -1, the last weights are kept")
-        return steps_per_epoch(len(self.train_set), self.settings.batch)
+        s = self.settings
+        if self.sampler is None:
+            return [steps_per_epoch(len(self.train_set), s.batch)] * s.epochs
+        return [self.sampler.steps(s.batch, s.seed, epoch) for epoch in range(s.epochs)]
 
     def _class_weights(self) -> npt.NDArray[np.float32] | None:
         n = len(self.train_set.names)
@@ -358,9 +366,22 @@ class Trainer:
                 f"{self.dir}: this run has finished its {self.settings.epochs} epochs"
             )
             return self._end()
+        if self.step == 0:
+            self._say_balance()
         with self.interrupts:
             self._epochs()
         return self._end()
+
+    def _say_balance(self) -> None:
+        """The table of class weights and repeats, where there are any."""
+        told = self.class_weights is not None or self.sampler is not None
+        if told and len(self.train_set.names) > 1:
+            from deepseek_det.data.census import of_split
+
+            ones = np.ones(len(self.train_set.names))
+            weights = ones if self.class_weights is None else self.class_weights
+            factors = np.ones(len(self.train_set)) if self.sampler is None else self.sampler.factors
+            self.progress.say(of_split(self.train_set, weights, factors).table(24))
 
     def _epochs(self) -> None:
         started = time.monotonic() - self.elapsed
@@ -412,12 +433,12 @@ class Trainer:
             mixing=mixing_on(self.epoch, s.epochs, s.close_mix),
             multi_scale=s.multi_scale,
             shuffle=True,
-            sampler=self._sampler(),
+            sampler=self.sampler,
             cache=self.cache,
         )
         seen = 0
-        title = f"epoch {self.epoch + 1}/{s.epochs}"
-        with contextlib.closing(batches), self.progress.bar(self.steps_an_epoch, title) as bar:  # type: ignore[type-var]
+        title, steps = f"epoch {self.epoch + 1}/{s.epochs}", self.steps_of[self.epoch]
+        with contextlib.closing(batches), self.progress.bar(steps, title) as bar:  # type: ignore[type-var]
             for batch in self._watched(batches):
                 if self.step == 0:
                     self._picture(batch)

@@ -149,6 +149,7 @@ def _no_figures(trainer: Trainer) -> Any:
         {"box_loss": "l2", "assigner": "max_iou"},
         {"assigner": "atss", "loss_weights": "none"},
         {"loss_weights": [1, 2, 1, 0.5, 1, 0], "sampler": "repeat"},
+        {"sampler": "repeat-sqrt"},
         {"multi_scale": 0.5, "batch": 3},
         {"augment": False, "close_mix": 0, "lr0": 1e-4},
         {"batch": 50},

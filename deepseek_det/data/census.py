@@ -94,16 +94,23 @@ class Statistics:
             **{name: getattr(self, name).to_dict() for name in histograms},
         }
 
-    def table(self) -> str:
-        """The classes as text: boxes, images, loss weight and repeats of each."""
+    def table(self, limit: int | None = None) -> str:
+        """The classes as text: boxes, images, loss weight and repeats of each.
+
+        limit: with more classes, the first and last half of `limit` by number of boxes.
+        """
         width = max([5, *map(len, self.names)])
-        lines = [f"{'class':{width}} {'boxes':>8} {'images':>7} {'weight':>7} {'repeat':>7}"]
+        lines = []
         for i in np.argsort(-self.class_boxes, kind="stable").tolist():
             lines.append(
                 f"{self.names[i]:{width}} {self.class_boxes[i]:8d} {self.class_images[i]:7d} "
                 f"{self.weights[i]:7.3f} {self.repeats[i]:7.2f}"
             )
-        return "\n".join(lines)
+        if limit is not None and len(lines) > limit:
+            more = f"… {len(lines) - limit} more …"
+            lines[limit // 2 : len(lines) - (limit - limit // 2)] = [more]
+        head = f"{'class':{width}} {'boxes':>8} {'images':>7} {'weight':>7} {'repeat':>7}"
+        return "\n".join([head, *lines])
 
 
 def statistics(
@@ -118,14 +125,20 @@ def statistics(
     >>> import tempfile
     >>> from deepseek_det.data import synthetic
     >>> of = statistics(synthetic(tempfile.mkdtemp() + "/shapes", n=8))
-    >>> [(s.split, s.images) for s in of], of[0].names
-    ([('train', 6), ('val', 1), ('test', 1)], ['disk', 'square', 'triangle'])
+    >>> [(s.split, s.images) for s in of], of[0].names[:2]
+    ([('train', 6), ('val', 1), ('test', 1)], ['disk', 'square'])
     """
     return [of_split(d) for d in load_all(data, splits, False, images, None)]
 
 
-def of_split(data: Dataset) -> Statistics:
-    """The figures of one split."""
+def of_split(
+    data: Dataset, weights: npt.ArrayLike | None = None, factors: npt.ArrayLike | None = None
+) -> Statistics:
+    """The figures of one split.
+
+    weights: the (classes,) weights of the loss, `class_balanced_weights` for None; factors:
+    (images,) how often each image is shown in an epoch, those of `RepeatSampler(data)` for None.
+    """
     from deepseek_det.losses import class_balanced_weights
 
     n = len(data.names)
@@ -137,7 +150,7 @@ def of_split(data: Dataset) -> Statistics:
     size = np.digitize(sides, [SMALL_PX, MEDIUM_PX])
     held = [np.unique(r.labels[~r.ignore]) for r in data.records]
     counts = np.bincount(labels, minlength=n).astype(np.int64)
-    factors = RepeatSampler(data).factors
+    factors = RepeatSampler(data).factors if factors is None else np.asarray(factors, float)
     shown = np.zeros(n)
     for record, factor in zip(data.records, factors, strict=True):
         shown += factor * np.bincount(record.labels[~record.ignore], minlength=n)
@@ -152,7 +165,7 @@ def of_split(data: Dataset) -> Statistics:
         sizes=np.stack([np.bincount(labels[size == k], minlength=n) for k in range(3)], 1),
         sides=np.array([np.median(sides[labels == k]) if counts[k] else np.nan for k in range(n)]),
         repeats=shown / np.maximum(counts, 1),
-        weights=class_balanced_weights(counts),
+        weights=class_balanced_weights(counts) if weights is None else np.asarray(weights, float),
         per_image=_histogram(np.array([len(b) for b in own], float), whole=True),
         side=_histogram(sides, log=True),
         aspect=_histogram(high / np.maximum(wide, 1e-9), log=True, ends=(1 / 8, 8)),

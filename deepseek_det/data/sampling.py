@@ -151,6 +151,10 @@ class RepeatSampler:
         total = float(self.factors.sum())
         return f"RepeatSampler({self.mode!r}, {len(self.factors)} images -> {total:.0f} an epoch)"
 
+    def steps(self, batch: int, seed: int, epoch: int) -> int:
+        """Full batches of an epoch."""
+        return steps_per_epoch(len(self.indices(seed, epoch)), batch)
+
     def indices(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
         """Image numbers of an epoch in ascending order, each as often as it is repeated."""
         counts = _core.order_repeats(seed, epoch, self.factors)
