@@ -2,7 +2,7 @@
 
 The file is COCO ground truth that other tools can open: an annotation a label, the agreed ones as
 they are, a disputed one with the box of its first candidate and three fields more: `status`
-("agreed" or "open"), `reason` and `candidates`.
+("agreed" or "open"), `reason` and `candidates`. `info` says in which folder the images are.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class CrossCheck:
         }
 
     def write(self, path: str | os.PathLike[str]) -> Path:
-        """Writes the disputes as a JSON file; image paths in it are relative to its folder.
+        """Writes the disputes as a JSON file, which finds its images relative to itself.
 
         Raises OSError where that can't be written.
         """
@@ -213,6 +213,8 @@ def _content(q: CrossCheck, folder: Path) -> dict[str, Any]:
         ]
         rows.append(row)
     free = max((d.id for d in q.disputes), default=0) + 1
+    parents = [str(image.path.resolve().parent) for image in q.images]
+    root = Path(os.path.commonpath(parents) if parents else folder)
     for i, a in enumerate(q.agreed, free):
         row = _row(i, number[a.image], category[a.name], a.xyxy, a.ignore)
         rows.append({**row, "xyxy": [_decimal(v) for v in a.xyxy], "status": "agreed"})
@@ -221,6 +223,7 @@ def _content(q: CrossCheck, folder: Path) -> dict[str, Any]:
             "format": FORMAT,
             "version": VERSION,
             "digest": q.digest(),
+            "images": Path(os.path.relpath(root, folder)).as_posix(),
             "iou": q.iou,
             "annotators": q.annotators,
             "agreement": None if q.agreement is None else q.agreement.to_dict(images=False),
@@ -228,7 +231,7 @@ def _content(q: CrossCheck, folder: Path) -> dict[str, Any]:
         "images": [
             {
                 "id": i,
-                "file_name": _relative(image.path, folder),
+                "file_name": image.path.resolve().relative_to(root).as_posix(),
                 "width": image.width,
                 "height": image.height,
                 "name": image.name,
@@ -243,10 +246,6 @@ def _content(q: CrossCheck, folder: Path) -> dict[str, Any]:
             for n, k in zip(q.names, q.categories, strict=True)
         ],
     }
-
-
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder)).as_posix()
 
 
 def parse_json(path: Path, who: str) -> Any:
@@ -280,7 +279,7 @@ def _from_content(content: Any, folder: Path) -> CrossCheck:
     names = {int(c["id"]): str(c["name"]) for c in content["categories"]}
     images: dict[int, Image] = {}
     for row in content["images"]:
-        place = Path(os.path.normpath(folder / str(row["file_name"])))
+        place = Path(os.path.normpath(folder / str(info["images"]) / str(row["file_name"])))
         size = (int(row["width"]), int(row["height"]))
         id = row["source_id"] if isinstance(row["source_id"], int) else str(row["source_id"])
         images[int(row["id"])] = Image(str(row["name"]), str(row["split"]), id, place, *size)

@@ -7,8 +7,8 @@ apart), or, where suffixes differ, by their names without suffix. Classes are jo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -222,3 +222,37 @@ def _labels(record: Record, data: Dataset, names: Sequence[str]) -> Labels:
         np.ascontiguousarray(places[record.labels] if len(record.labels) else [], np.int32),
         np.ascontiguousarray(record.ignore, np.bool_),
     )
+
+
+def one_set(source: Source, who: str) -> tuple[dict[str, Record], list[str]]:
+    """The images of one set by the names that `align` would give them, and its classes.
+
+    All splits together; the records' labels are positions in the returned classes.
+    Raises Error where two images can't be told apart.
+    """
+    splits = _load_all(source, False)
+    for folders in range(1, MOST_FOLDERS + 1):
+        table = _table(splits, folders, False)
+        if table is not None:
+            break
+    else:
+        raise Error(f"{who}: two images have the same name in folders of the same names")
+    names, _ = _joint_names([splits], [""], who)
+    records: dict[str, Record] = {}
+    for name, (data, record) in table.items():
+        _check_record(record, record, name, str(data.root), who)
+        records[name] = replace(record, labels=_labels(record, data, names).labels)
+    return records, names
+
+
+def images_of(
+    source: Source, named: Mapping[str, Record], names: Sequence[str]
+) -> tuple[list[Image], list[int]]:
+    """The images of `one_set` with their splits, and the classes' ids."""
+    splits = _load_all(source, False)
+    split = {r.path: d.split for d in reversed(splits) for r in d.records}
+    _, categories = _joint_names([splits], [""], "images_of")
+    images = [
+        Image(name, split[r.path], r.id, r.path, r.width, r.height) for name, r in named.items()
+    ]
+    return images, categories
