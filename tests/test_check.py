@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from PIL import Image
 from planted import (
     coco_annotation,
+    coco_image,
     coco_text,
     voc_object,
     voc_xml,
     write_coco,
+    write_image,
     write_voc,
     write_yolo,
 )
@@ -81,6 +84,12 @@ def exif(root: Path) -> None:
     Image.open(root / "JPEGImages" / "a.jpg").save(root / "JPEGImages" / "a.jpg", exif=tag)
 
 
+def unlisted(root: Path) -> None:
+    write_coco(root, coco_text([coco_annotation()]))
+    for name in ("x.jpg", "y.jpg"):
+        write_image(root / "train" / name)
+
+
 PLANTED: dict[str, tuple[Callable[[Path], object], int]] = {
     "image_twin": (twin, 1),
     "image_near_twin": (near_twin, 1),
@@ -97,6 +106,14 @@ PLANTED: dict[str, tuple[Callable[[Path], object], int]] = {
     "split_same": (same_split, 1),
     "size_differs": (lambda r: write_voc(r, {"a": voc_xml(voc_object(), size=(99, 9))}), 1),
     "exif_turned": (exif, 1),
+    "image_unlabelled": (unlisted, 1),
+    "near_twins_skipped": (two, 1),
+    "field_type": (
+        lambda r: write_coco(
+            r, coco_text([coco_annotation()], [coco_image(width="wide", height=48)])
+        ),
+        1,
+    ),
     "filename_differs": (
         lambda r: write_voc(r, {c: voc_xml(voc_object(), filename="a.jpg") for c in "ab"}),
         1,
@@ -109,14 +126,22 @@ PLANTED: dict[str, tuple[Callable[[Path], object], int]] = {
 
 
 @pytest.mark.parametrize("code", PLANTED)
-def test_check_finds_planted_oddity(code: str, tmp_path: Path) -> None:
+def test_check_finds_planted_oddity(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plant, count = PLANTED[code]
     plant(tmp_path)
+    if code == "near_twins_skipped":
+        monkeypatch.setattr(sys.modules["deepseek_det.data.check"], "NEAR_LIMIT", 1)
     report = check(tmp_path)
     assert report.count(code) == count
     assert report.ok and all(f.level == "warning" for f in report.findings)
     assert {f.code for f in report.findings} <= set(WARNINGS)
     assert code in str(report)
+
+
+def test_every_oddity_is_planted_here() -> None:
+    assert set(PLANTED) == set(WARNINGS)
 
 
 def test_check_other_classes_or_small_overlap_is_no_duplicate(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from deepseek_det.data.datasets import Dataset, box_areas, load, recognise
 from deepseek_det.data.decode import ImageError, decode
-from deepseek_det.data.records import CODES, Defect, Record
+from deepseek_det.data.records import CODES, IMAGE_SUFFIXES, Defect, Record
 from deepseek_det.data.similar import THUMB_PX, near_pairs, normalized, thumbnail
 from deepseek_det.errors import Error
 
@@ -50,7 +50,7 @@ WARNINGS = {
     "image_gray": "an image without colour",
     "image_near_twin": "two images that look the same",
     "image_twin": "two image files with equal bytes",
-    "image_unlabelled": "an image that no annotation file belongs to",
+    "image_unlabelled": "images in the data set's folders that no split lists",
     "labels_missing": "an image without label file",
     "near_twins_skipped": "too many images to compare each with each",
     "size_differs": "a stated size that is not the image's",
@@ -194,7 +194,25 @@ def check(
             _add(report, "warning", name, [note])
             continue
         _check_split(report, name, data, imgsz, workers, seen)
+    if split is None:
+        _add(report, "warning", "", list(_unlisted(report, seen)))
     return report
+
+
+def _unlisted(report: Report, seen: dict[str, dict[Path, str]]) -> Iterator[Defect]:
+    """Folders of the data set's images that hold images which no split lists."""
+    listed = {path for files in seen.values() for path in files}
+    told = {Path(f.file).name for f in report.defects} | {f.value for f in report.defects}
+    for folder in sorted({path.parent for path in listed}):
+        more = sorted(
+            p.name
+            for p in folder.iterdir()
+            if p.suffix.lower() in IMAGE_SUFFIXES and p not in listed and p.name not in told
+        )
+        if more:
+            first = ", ".join(more[:3])
+            text = f"{len(more)} images that no split lists: {first}"
+            yield Defect(str(folder), 0, "image_unlabelled", "images", str(len(more)), text)
 
 
 def _add(report: Report, level: str, split: str, defects: Sequence[Defect]) -> None:
