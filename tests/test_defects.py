@@ -45,6 +45,14 @@ VOC_DIRT: dict[str, tuple[str, list[tuple[str, int, str]]]] = {
     ),
     "not_well_formed": ("<annotation>\n<object>\n</annotation>", [("xml_syntax", 3, "xml")]),
     "empty": ("", [("xml_syntax", 1, "xml")]),
+    "unknown_encoding": (
+        '<?xml version="1.0" encoding="klingon"?>' + voc_xml(GOOD),
+        [("xml_syntax", 1, "xml")],
+    ),
+    "multi_byte_encoding": (
+        '<?xml version="1.0" encoding="shift_jis"?>' + voc_xml(GOOD),
+        [("xml_syntax", 1, "xml")],
+    ),
     "other_root": ("<html></html>", [("xml_structure", 1, "xml")]),
     "deep": (
         "<annotation>" + "<a>" * 100 + "</a>" * 100 + "</annotation>",
@@ -138,7 +146,7 @@ def test_yolo_class_80_of_80_names_both(tmp_path: Path) -> None:
 def test_yolo_label_file_that_is_no_text_is_defect(tmp_path: Path) -> None:
     write_yolo(tmp_path, {"a": YOLO_GOOD})
     (tmp_path / "labels" / "train" / "a.txt").write_bytes(b"\xff\xfe0\x00")
-    assert [d.code for d in load(tmp_path).rejected] == ["encoding"]
+    assert [(d.code, d.line) for d in load(tmp_path).rejected] == [("encoding", 1)]
 
 
 def test_yolo_orphans_of_both_kinds(tmp_path: Path) -> None:

@@ -139,6 +139,9 @@ def parse(data: bytes) -> XmlFile:
     except expat.ExpatError as error:
         text = expat.errors.messages.get(error.code, "not well-formed")
         raise XmlRefused(error.lineno, "xml_syntax", f"XML: {text}") from error
+    except (LookupError, ValueError) as error:  # an encoding that Python or expat does not know
+        line = stream.parser.CurrentLineNumber
+        raise XmlRefused(line, "xml_syntax", f"XML: encoding: {error}"[:200]) from error
     return stream.file
 
 

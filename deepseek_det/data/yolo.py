@@ -72,9 +72,15 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_YAML_BYTES:
             raise Error(f"load: {file}: {file.stat().st_size} bytes; the limit is {MAX_YAML_BYTES}")
-        content = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_Text)
+        return yaml_of(file.read_bytes(), file)
     except OSError as error:
         raise Error(f"load: {file}: {error.strerror or error}") from error
+
+
+def yaml_of(data: bytes, file: Path) -> dict[str, Any]:
+    """`read_yaml` on a file's bytes. file: for messages."""
+    try:
+        content = yaml.load(data.decode("utf-8-sig"), Loader=_Text)
     except UnicodeDecodeError as error:
         raise Error(f"load: {file}: not UTF-8 text: {error.reason}") from error
     except yaml.MarkedYAMLError as error:
@@ -317,12 +323,20 @@ def split_rows(file: Path, intake: Intake) -> Iterator[tuple[int, list[str]]]:
             text = f"{file.stat().st_size} bytes; the limit is {MAX_LABEL_BYTES}"
             intake.reject(file, 0, "encoding", "text", "", text)
             return
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        intake.reject(file, 0, "encoding", "text", "", f"not UTF-8 text: {error.reason}")
-        return
+        data = file.read_bytes()
     except OSError as error:
         raise Error(f"load: {file}: {error.strerror or error}") from error
+    yield from rows_of(data, file, intake)
+
+
+def rows_of(data: bytes, file: Path, intake: Intake) -> Iterator[tuple[int, list[str]]]:
+    """`split_rows` on a file's bytes. file: for messages."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 text: {error.reason} at byte {error.start}"
+        intake.reject(file, data.count(b"\n", 0, error.start) + 1, "encoding", "text", "", reason)
+        return
     for line, row in enumerate(text.split("\n"), 1):
         words = row.split()
         if words:
