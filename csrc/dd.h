@@ -17,7 +17,7 @@
  *   detector  a model deployed and planned; image in, boxes out                  io/detector.h
  *   detect/   anchors, assignment, losses, decoding, NMS: plain arrays in and out
  *   image/    letterbox, warps, colour, composed training samples: 8-bit RGB views
- *   evaluate/ COCO and VOC figures; the strict JSON reader that they stand on
+ *   evaluate/ COCO and VOC figures, masks; the strict JSON reader that they stand on
  *
  * To detect: dd_model_load(), dd_detector_create(), and per image dd_detector_run(); examples/c has
  * the whole program. What it finds is what Python's Detector.predict finds on the same pixels.
@@ -147,8 +147,14 @@ extern "C" {
 
 #include "evaluate/coco.h"
 #include "evaluate/coco_file.h"
+#include "evaluate/coco_order.h"
 #include "evaluate/confusion.h"
 #include "evaluate/json.h"
+#include "evaluate/mask.h"
+#include "evaluate/mask_file.h"
+#include "evaluate/oks.h"
+#include "evaluate/points_file.h"
+#include "evaluate/region.h"
 #include "evaluate/voc.h"
 
 #include "ops/op.h"

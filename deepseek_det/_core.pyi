@@ -77,15 +77,20 @@ class _CocoFile(TypedDict):
     images: dict[str, Any]
     categories: dict[str, Any]  # id, name, line, frequency (ord of LVIS' r, c, f; 0: none)
     # id, image_id, category_id, image, category (positions), box (n, 4) xywh, area (NaN: missing),
-    # score, crowd, line, segmentation_at, segmentation_bytes
+    # score, crowd, line, num_keypoints (-1: missing), and by their place in the text
+    # segmentation_at, segmentation_bytes, keypoints_at, keypoints_bytes
     annotations: dict[str, Any]
     defects: list[tuple[str, str, int, int, str, str]]  # section, reason, index, line, field, value
     defect_counts: dict[tuple[str, str], int]
     sections: list[str]
+    text: npt.NDArray[np.uint8]  # with keep=True only
 
 def json_parse(text: bytes, name: str = "text", /) -> Any: ...
 def coco_read(
-    source: str | bytes | os.PathLike[str], results: bool = False, name: str | None = None
+    source: str | bytes | os.PathLike[str],
+    results: bool = False,
+    name: str | None = None,
+    keep: bool = False,  # the dict gets "text", the file and a NUL byte as uint8
 ) -> _CocoFile: ...
 def coco_evaluate(
     n_images: int,
@@ -93,8 +98,21 @@ def coco_evaluate(
     objects: _Objects,
     detections: _Detections,
     params: _CocoParams,
+    # any of ignore, detection_area, partial, object_masks, detection_masks, points
+    extra: dict[str, Any] | None = None,
     /,
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def coco_match(
+    n_images: int,
+    n_classes: int,
+    objects: _Objects,
+    detections: _Detections,
+    params: _CocoParams,
+    extra: dict[str, Any] | None = None,
+    /,
+) -> tuple[
+    npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.uint32], npt.NDArray[np.int32]
+]: ...
 def coco_stats(
     params: _CocoParams,
     n_classes: int,
@@ -123,6 +141,25 @@ def confusion_count(
     iou: float,
     /,
 ) -> npt.NDArray[np.int64]: ...
+
+# ---- masks (py_mask.c); a mask is {"size": [h, w], "counts": bytes or str}
+
+_Masks = Sequence[Any]
+
+def mask_encode(pixels: npt.NDArray[np.uint8], /) -> list[dict[str, Any]]: ...
+def mask_from(rows: Sequence[Any], h: int, w: int, kind: int, /) -> list[dict[str, Any]]: ...
+def mask_merge(masks: _Masks, intersect: bool, /) -> dict[str, Any]: ...
+def mask_decode(masks: _Masks, /) -> npt.NDArray[np.uint8]: ...
+def mask_measures(masks: _Masks, /) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.float64]]: ...
+def mask_iou(
+    detections: _Masks, objects: _Masks, crowd: npt.NDArray[np.bool_], /
+) -> npt.NDArray[np.float64]: ...
+def mask_set(
+    name: str, text: Any, at: Any, bytes: Any, h: Any, w: Any, box: Any, /
+) -> tuple[Any, npt.NDArray[np.float64], npt.NDArray[np.float64]]: ...
+def points_read(
+    name: str, text: Any, at: Any, bytes: Any, count: int, /
+) -> npt.NDArray[np.float64]: ...
 
 # ---- boxes, anchors, assignment, losses, detections (py_detect.c)
 

@@ -5,8 +5,6 @@ The COCO figures equal pycocotools' to the last bit; the VOC ones follow the dev
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from deepseek_det import _core
+from deepseek_det import mask
+from deepseek_det._coco_api import COCO
+from deepseek_det._coco_eval import COCOeval, init_as_pycocotools
+from deepseek_det._coco_input import (
+    Columns,
+    Source,
+    array_columns,
+    boxes,
+    check_defects,
+    check_type,
+    file_columns,
+    positions,
+    read,
+    set_sizes,
+    source_name,
+)
 from deepseek_det._voc import VocResult, voc
 from deepseek_det.errors import Error
 from deepseek_det.metrics import (
@@ -26,11 +39,14 @@ from deepseek_det.metrics import (
     Params,
     evaluate_detections,
     flatten,
+    keypoint_stats,
     summary_lines,
     xywh,
 )
 
 __all__ = [
+    "COCO",
+    "COCOeval",
     "CocoResult",
     "Evaluator",
     "Metrics",
@@ -38,99 +54,12 @@ __all__ = [
     "VocResult",
     "coco",
     "evaluate_detections",
+    "init_as_pycocotools",
+    "mask",
     "voc",
 ]
 
-Source = str | os.PathLike[str] | bytes | Mapping[str, Any] | Sequence[Any] | Array
-
-# Defects of a ground truth that leave its figures as they are in pycocotools.
-_HARMLESS = {("images", "width"), ("images", "height"), ("images", "file_name")}
-_HARMLESS |= {("categories", "name")}
-_DROPPED = {"unknown_image": "images", "unknown_category": "categories"}
-
-
-def _check_type(who: str, iou_type: str) -> None:
-    if iou_type != "bbox":
-        raise ValueError(f"{who}: iou_type is {iou_type!r}, 'bbox' is needed")
-
-
 # ---- COCO files
-
-
-def _plain(value: Any) -> Any:
-    """NumPy values within a loaded dictionary, for json."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, bytes):  # counts of a mask
-        return value.decode("ascii", "replace")
-    raise TypeError(f"a value of type {type(value).__name__} came, plain data is needed")
-
-
-def _name(source: Any, kind: str) -> str:
-    return os.fspath(source) if isinstance(source, str | os.PathLike) else kind
-
-
-def _read(source: Any, kind: str, results: bool) -> Any:
-    """A file, its bytes, or what json.load made of it, through the one strict reader."""
-    if not isinstance(source, str | os.PathLike | bytes):
-        try:
-            source = json.dumps(source, default=_plain, allow_nan=False).encode()
-        except (TypeError, ValueError) as error:
-            raise Error(f"{kind}: {error}") from None
-        return _core.coco_read(source, results, kind)
-    return _core.coco_read(source, results, kind if isinstance(source, bytes) else None)
-
-
-def _defect_text(name: str, defect: tuple[str, str, int, int, str, str]) -> str:
-    section, reason, index, line, field, value = defect
-    what = f" is {value}" if value else ""
-    return f"{name}:{line}: {section}[{index}]: {reason}: {field}{what}"
-
-
-def _check_defects(file: Any, name: str, results: bool) -> None:
-    """Refuses what would make the figures wrong; warns of what pycocotools leaves out silently."""
-    where = "results" if results else "annotations"
-    fatal = [
-        d
-        for d in file["defects"]
-        if (d[0], d[4]) not in _HARMLESS and (d[1] not in _DROPPED or d[0] != "annotations")
-    ]
-    if fatal:
-        lines = [_defect_text(name, d) for d in fatal[:5]]
-        more = f"\n... {len(fatal)} in all" if len(fatal) > 5 else ""
-        raise Error("\n".join(lines) + more)
-    for reason, section in _DROPPED.items():
-        count = file["defect_counts"].get(("annotations", reason), 0)
-        if count:
-            first = next(d for d in file["defects"] if d[1] == reason)
-            warnings.warn(
-                f"{count} {where} are left out, they belong to no entry of {section}: "
-                f"{_defect_text(name, first)}",
-                stacklevel=4,
-            )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Truth:
-    """Ground truth by ascending ids, as pycocotools lists it."""
-
-    image_ids: Ints
-    category_ids: Ints
-    names: list[str]
-    image: Array
-    category: Array
-    box: Floats
-    area: Floats
-    crowd: Array
-    blank: Array
-
-
-def _positions(ids: Ints, sorted_ids: Ints) -> Array:
-    """Place of each id in sorted_ids, -1 where it is not there."""
-    if sorted_ids.size == 0:
-        return np.full(ids.shape, -1, np.int32)
-    at = np.minimum(np.searchsorted(sorted_ids, ids), sorted_ids.size - 1)
-    return np.where(sorted_ids[at] == ids, at, -1).astype(np.int32)
 
 
 def _chosen(wanted: Sequence[int] | None, ids: Ints, what: str) -> Ints:
@@ -144,62 +73,35 @@ def _chosen(wanted: Sequence[int] | None, ids: Ints, what: str) -> Ints:
     return chosen
 
 
-def _read_truth(
-    source: Any,
-    image_ids: Sequence[int] | None,
-    category_ids: Sequence[int] | None,
-) -> tuple[_Truth, Ints]:
-    """The ground truth that is evaluated, and all image ids of the file."""
-    name = _name(source, "ground truth")
-    file = _read(source, name, False)
+def _read_truth(source: Any) -> tuple[Any, Columns]:
+    """The ground truth's file and its annotations."""
+    name = source_name(source, "ground truth")
+    file = read(source, name, False)
     for section in ("images", "annotations", "categories"):
         if section not in file["sections"]:
             raise Error(f"{name}: there is no list {section!r}, a COCO ground truth needs it")
-    _check_defects(file, name, False)
-    images, categories, rows = file["images"], file["categories"], file["annotations"]
-    chosen_images = _chosen(image_ids, images["id"], "image id")
-    chosen = _chosen(category_ids, categories["id"], "category id")
-    by_id = dict(zip(categories["id"].tolist(), categories["name"], strict=True))
-    area = rows["area"]
-    missing = np.isnan(area)
-    area[missing] = (rows["box"][:, 2] * rows["box"][:, 3])[missing]
-    truth = _Truth(
-        chosen_images,
-        chosen,
-        [by_id[i] or str(i) for i in chosen.tolist()],
-        _positions(rows["image_id"], chosen_images),
-        _positions(rows["category_id"], chosen),
-        rows["box"],
-        area,
-        rows["crowd"],
-        rows["id"] == 0,
-    )
-    return truth, np.sort(images["id"])
+    check_defects(file, name, False)
+    return file, file_columns(file, name, False)
 
 
-def _read_results(source: Any) -> tuple[Ints, Ints, Floats, Floats]:
-    """image ids, category ids, boxes xywh and scores; an (n, 7) array is what loadRes takes."""
+def _read_results(source: Any, images: Any) -> Columns:
+    """Results of any source; images: the ground truth's, which polygons are drawn into."""
     if isinstance(source, np.ndarray):
-        if source.ndim != 2 or source.shape[1] != 7 or not np.isfinite(source).all():
-            raise ValueError(
-                f"coco: an array of results needs (n, 7) finite numbers image_id x y w h score "
-                f"category_id, came {source.shape}"
-            )
-        table = np.ascontiguousarray(source, np.float64)
-        ids = table[:, [0, 6]].astype(np.int64)
-        return ids[:, 0], ids[:, 1], table[:, 1:5].copy(), table[:, 5].copy()
-    name = _name(source, "results")
-    file = _read(source, name, True)
-    _check_defects(file, name, True)
-    rows = file["annotations"]
-    return rows["image_id"], rows["category_id"], rows["box"], rows["score"]
+        return array_columns(source)
+    name = source_name(source, "results")
+    file = read(source, name, True)
+    check_defects(file, name, True)
+    columns = file_columns(file, name, True)
+    set_sizes(columns, images["id"], images["height"], images["width"])
+    return columns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CocoResult:
     """Figures of one results file, as pycocotools' COCOeval holds them.
 
-    stats: (12,) AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl. precision and scores:
+    stats: (12,) AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl; of keypoints (10,) AP AP50
+    AP75 APm APl AR AR50 AR75 ARm ARl. precision and scores:
     (T, R, K, A, M), recall: (T, K, A, M) over IoU thresholds, recalls, categories, area ranges and
     max_det of `params`; -1 where a category has no object. names and category_ids belong to K.
     """
@@ -212,10 +114,11 @@ class CocoResult:
     image_ids: list[int]
     category_ids: list[int]
     names: list[str]
+    iou_type: str = "bbox"
 
     def summarize(self) -> str:
-        """The twelve lines as pycocotools prints them."""
-        return "\n".join(summary_lines(self.stats, self.params))
+        """The lines as pycocotools prints them: twelve, ten of keypoints."""
+        return "\n".join(summary_lines(self.stats, self.params, self.iou_type))
 
 
 def coco(
@@ -227,15 +130,18 @@ def coco(
     image_ids: Sequence[int] | None = None,
     category_ids: Sequence[int] | None = None,
     compatible: bool = False,
+    sigmas: Any = None,
 ) -> CocoResult:
     """COCO's figures of a results file, equal to pycocotools' to the last bit.
 
     gt_json: ground truth; a path, the file's bytes or the loaded dictionary. dt_json: results
-    {image_id, category_id, bbox, score}; a path, bytes, the loaded list, or an (n, 7) array
-    image_id, x, y, w, h, score, category_id. Boxes are x, y, w, h in pixels. An annotation without
+    {image_id, category_id, score, and bbox, segmentation or keypoints}; a path, bytes, the loaded
+    list, or an (n, 7) array image_id, x, y, w, h, score, category_id. Boxes are x, y, w, h in
+    pixels. iou_type: "bbox", "segm" (polygons or run lengths) or "keypoints". An annotation without
     an area gets its box's. params: other thresholds (`Params.make`); image_ids, category_ids: a
-    part of the ground truth. compatible: an annotation of id 0 is never matched, as in pycocotools
-    (its matches look like "unmatched" there); by default it is treated like any other.
+    part of the ground truth. sigmas: (k,) spreads of keypoints, COCO's 17 by default. compatible:
+    an annotation of id 0 is never matched, as in pycocotools (its matches look like "unmatched"
+    there); by default it is treated like any other, with a warning.
 
     Raises Error on a broken file, naming line and field (duplicate ids and results of unknown
     images among them), OSError where one cannot be read, ValueError on a broken parameter.
@@ -252,47 +158,58 @@ def coco(
     >>> coco(gt, dt).stats[:3].round(2).tolist()
     [0.8, 1.0, 1.0]
     """
-    _check_type("coco", iou_type)
-    params = params or Params()
-    truth, all_images = _read_truth(gt_json, image_ids, category_ids)
-    dt_images, dt_categories, dt_boxes, dt_scores = _read_results(dt_json)
-    strangers = dt_images[_positions(dt_images, all_images) < 0]
+    check_type("coco", iou_type)
+    params = params or (Params.keypoints() if iou_type == "keypoints" else Params())
+    file, truth = _read_truth(gt_json)
+    all_images, all_categories = file["images"], file["categories"]
+    images = _chosen(image_ids, all_images["id"], "image id")
+    chosen = _chosen(category_ids, all_categories["id"], "category id")
+    dt = _read_results(dt_json, all_images)
+    name = source_name(dt_json, "results")
+    dt_at = positions(dt.image_id, images), positions(dt.category_id, chosen)
+    strangers = dt.image_id[positions(dt.image_id, np.sort(all_images["id"])) < 0]
     if strangers.size:
         raise Error(
-            f"{_name(dt_json, 'results')}: {strangers.size} results are of images that the ground "
+            f"{name}: {strangers.size} results are of images that the ground "
             f"truth does not have, image_id {strangers[0]} the first"
         )
-    categories = _positions(dt_categories, truth.category_ids)
-    if category_ids is None and (categories < 0).any():
+    if category_ids is None and (dt_at[1] < 0).any():
         warnings.warn(
-            f"{int((categories < 0).sum())} results are left out, their category_id is not in the "
-            f"ground truth: {dt_categories[categories < 0][0]} the first",
+            f"{int((dt_at[1] < 0).sum())} results are left out, their category_id is not in the "
+            f"ground truth: {dt.category_id[dt_at[1] < 0][0]} the first",
             stacklevel=2,
         )
-    boxes = Boxes(
-        n_images=len(truth.image_ids),
-        n_classes=len(truth.category_ids),
-        object_image=truth.image,
-        object_class=truth.category,
-        object_box=truth.box,
-        object_area=truth.area,
-        object_crowd=truth.crowd,
-        object_blank=truth.blank if compatible else None,
-        detection_image=_positions(dt_images, truth.image_ids),
-        detection_class=categories,
-        detection_box=dt_boxes,
-        detection_score=dt_scores,
+    if (truth.id == 0).any() and not compatible:
+        warnings.warn(
+            f"{truth.name}: an annotation has id 0; pycocotools would never count it as found, "
+            "here it is treated like any other (compatible=True gives pycocotools' figure)",
+            stacklevel=2,
+        )
+    both = boxes(
+        truth,
+        dt,
+        iou_type,
+        n_images=len(images),
+        n_classes=len(chosen),
+        truth_at=(positions(truth.image_id, images), positions(truth.category_id, chosen)),
+        dt_at=dt_at,
+        blank=truth.id == 0 if compatible else None,
+        sigmas=sigmas,
     )
-    precision, recall, scores, stats = boxes.evaluate(params)
+    precision, recall, scores, stats = both.evaluate(params)
+    if iou_type == "keypoints":
+        stats = keypoint_stats(precision, recall, params)
+    by_id = dict(zip(all_categories["id"].tolist(), all_categories["name"], strict=True))
     return CocoResult(
         stats,
         precision,
         recall,
         scores,
         params,
-        truth.image_ids.tolist(),
-        truth.category_ids.tolist(),
-        truth.names,
+        images.tolist(),
+        chosen.tolist(),
+        [by_id[i] or str(i) for i in chosen.tolist()],
+        iou_type,
     )
 
 
@@ -339,7 +256,7 @@ class Evaluator:
         max_detection_thresholds: Sequence[int] | None = None,
         names: Mapping[int, str] | Sequence[str] | None = None,
     ) -> None:
-        _check_type("Evaluator", iou_type)
+        check_type("Evaluator", iou_type)
         if box_format not in ("xyxy", "xywh", "cxcywh"):
             raise ValueError(
                 f"Evaluator: box_format is {box_format!r}, one of xyxy, xywh, cxcywh is needed"

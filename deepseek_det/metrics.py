@@ -22,6 +22,7 @@ Array = npt.NDArray[Any]
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 _AREAS = ((0.0, 1e5**2), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e5**2))
 _AREA_NAMES = ("all", "small", "medium", "large")
+_KEYPOINT_AREAS = ("all", "medium", "large")
 
 
 def _array(values: Any, what: str) -> Floats:
@@ -81,6 +82,11 @@ class Params:
             bool(use_classes),
         )
 
+    @classmethod
+    def keypoints(cls) -> Params:
+        """COCO's own for keypoints: 20 detections an image, no small objects."""
+        return cls.make(areas=_AREAS[:1] + _AREAS[2:], area_names=_KEYPOINT_AREAS, max_det=[20])
+
     def core(self) -> tuple[Floats, Floats, Floats, Ints, bool]:
         """The tuple that the C functions take."""
         return self.iou, self.recall, self.areas, self.max_det, self.use_classes
@@ -116,6 +122,7 @@ class Boxes:
     detection_box: Floats
     detection_score: Floats
     object_blank: Array | None = None
+    extra: dict[str, Any] | None = None  # what masks, keypoints and LVIS add
 
     def objects(self) -> tuple[Any, ...]:
         """The tuple that the C functions take for the ground truth."""
@@ -141,7 +148,7 @@ class Boxes:
         """precision (T,R,K,A,M), recall (T,K,A,M), scores (T,R,K,A,M) and COCO's twelve figures."""
         core = params.core()
         precision, recall, scores = _core.coco_evaluate(
-            self.n_images, self.n_classes, self.objects(), self.detections(), core
+            self.n_images, self.n_classes, self.objects(), self.detections(), core, self.extra
         )
         stats = _core.coco_stats(core, self.n_classes, params.named_areas(), precision, recall)
         return precision, recall, scores, stats
@@ -153,20 +160,46 @@ def _mean(values: Floats) -> float:
     return float(valid.mean()) if valid.size else float("nan")
 
 
-def summary_lines(stats: Floats, params: Params) -> list[str]:
-    """The twelve lines that pycocotools prints, word for word."""
+def _keypoint_rows() -> list[tuple[int, float | None, str, int]]:
+    """pycocotools' ten figures of keypoints: precision?, IoU, area, max_det."""
+    kinds = ((None, "all"), (0.5, "all"), (0.75, "all"), (None, "medium"), (None, "large"))
+    return [(ap, iou, area, 20) for ap in (1, 0) for iou, area in kinds]
+
+
+def keypoint_stats(precision: Floats, recall: Floats, params: Params) -> Floats:
+    """AP AP50 AP75 APm APl AR AR50 AR75 ARm ARl at 20 detections an image; -1: nothing counts."""
+    out = []
+    for ap, iou, area, count in _keypoint_rows():
+        s = precision if ap else recall
+        if iou is not None:
+            s = s[np.flatnonzero(params.iou == iou)]
+        a = [i for i, name in enumerate(params.area_names) if name == area]
+        m = [i for i, most in enumerate(params.max_det) if most == count]
+        valid = s[..., a, m][s[..., a, m] > -1]
+        out.append(float(valid.mean()) if valid.size else -1.0)
+    return np.array(out)
+
+
+def summary_lines(stats: Floats, params: Params, iou_type: str = "bbox") -> list[str]:
+    """The lines that pycocotools prints, word for word: twelve, ten of keypoints."""
     m = params.max_det
     last = int(m[2] if len(m) > 2 else m[-1])
     whole = f"{params.iou[0]:0.2f}:{params.iou[-1]:0.2f}"
-    rows = [(1, whole, "all", 100), (1, "0.50", "all", last), (1, "0.75", "all", last)]
-    rows += [(1, whole, name, last) for name in _AREA_NAMES[1:]]
-    rows += [(0, whole, "all", int(m[min(i, len(m) - 1)])) for i in range(3)]
-    rows += [(0, whole, name, last) for name in _AREA_NAMES[1:]]
+    if iou_type == "keypoints":
+        rows = [
+            (ap, whole if iou is None else f"{iou:0.2f}", area, count)
+            for ap, iou, area, count in _keypoint_rows()
+        ]
+    else:
+        rows = [(1, whole, "all", 100), (1, "0.50", "all", last), (1, "0.75", "all", last)]
+        rows += [(1, whole, name, last) for name in _AREA_NAMES[1:]]
+        rows += [(0, whole, "all", int(m[min(i, len(m) - 1)])) for i in range(3)]
+        rows += [(0, whole, name, last) for name in _AREA_NAMES[1:]]
     kinds = (("Average Recall", "(AR)"), ("Average Precision", "(AP)"))
     return [
-        f" {kinds[ap][0]:<18} {kinds[ap][1]} @[ IoU={iou:<9} | area={area:>6s} | "
+        f" {kinds[ap][0]:<18} {kinds[ap][1]} @[ IoU={iou_text:<9} | area={area:>6s} | "
         f"maxDets={count:>3d} ] = {value:0.3f}"
-        for (ap, iou, area, count), value in zip(rows, stats, strict=True)
+        for (ap, iou_text, area, count), value in zip(rows, stats, strict=True)
     ]
 
 

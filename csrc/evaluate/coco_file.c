@@ -160,7 +160,8 @@ static dd_status read_crowd(reader *r, bool *crowd) {
     return note(r, DD_COCO_BAD_VALUE, "iscrowd", r->json.text + start, r->json.at - start);
 }
 
-/* bbox: exactly four numbers. Anything else is a defect, whose text is read to its end. */
+/* bbox: exactly four numbers. Anything else is a defect, whose text is read to its end; but a
+ * result may have an empty list, which pycocotools takes for no box. */
 static dd_status read_box(reader *r, double box[4], bool *found) {
     if (dd_json_peek(&r->json) != DD_JSON_ARRAY)
         return note_value(r, DD_COCO_WRONG_TYPE, "bbox", true);
@@ -179,8 +180,9 @@ static dd_status read_box(reader *r, double box[4], bool *found) {
             DD_TRY(dd_json_skip(&r->json));
     }
     *found = good && n == 4;
-    if (*found)
+    if (*found || (r->results && !n))
         return DD_OK;
+    box[0] = NAN;
     r->sound = false;
     return note(r, DD_COCO_BAD_BOX, "bbox", r->json.text + start, r->json.at - start);
 }
@@ -335,6 +337,18 @@ static dd_status read_category(reader *r) {
     return DD_OK;
 }
 
+/* num_keypoints: a count, or it is passed over like any unknown value. */
+static dd_status read_count(reader *r, int32_t *count) {
+    int64_t value = -1;
+    if (dd_json_peek(&r->json) != DD_JSON_NUMBER)
+        return dd_json_skip(&r->json);
+    dd_status status = dd_json_int(&r->json, &value);
+    if (status == DD_EVALUE)
+        return dd_json_skip(&r->json);
+    *count = value >= 0 && value <= INT32_MAX ? (int32_t)value : -1;
+    return status;
+}
+
 /* The bits of `seen` below. */
 enum { HAS_ID = 1, HAS_IMAGE = 2, HAS_CATEGORY = 4, HAS_BOX = 8, HAS_SCORE = 16, HAS_AREA = 32 };
 
@@ -363,9 +377,13 @@ static dd_status read_annotation_field(reader *r, const dd_json_text *key, dd_co
         bit = HAS_AREA;
     } else if (!r->results && dd_json_is(key, "iscrowd")) {
         DD_TRY(read_crowd(r, &a->crowd));
+    } else if (dd_json_is(key, "segmentation")) {
+        return read_place(r, &a->segmentation, &a->segmentation_bytes);
+    } else if (dd_json_is(key, "keypoints")) {
+        return read_place(r, &a->keypoints, &a->keypoints_bytes);
+    } else if (!r->results && dd_json_is(key, "num_keypoints")) {
+        return read_count(r, &a->num_keypoints);
     } else {
-        if (!r->results && dd_json_is(key, "segmentation"))
-            return read_place(r, &a->segmentation, &a->segmentation_bytes);
         DD_TRY(dd_json_skip(&r->json));
     }
     *seen |= found ? bit : 0;
@@ -374,7 +392,9 @@ static dd_status read_annotation_field(reader *r, const dd_json_text *key, dd_co
 
 /* An annotation, or a result: all of its fields are vital but area, iscrowd and segmentation. */
 static dd_status read_annotation(reader *r) {
-    dd_coco_annotation a = {.area = NAN,
+    dd_coco_annotation a = {.box = {NAN, 0, 0, 0},
+                            .area = NAN,
+                            .num_keypoints = -1,
                             .line = (uint32_t)r->line,
                             .index = (uint32_t)r->index,
                             .image = -1,
@@ -396,6 +416,9 @@ static dd_status read_annotation(reader *r) {
                   {HAS_CATEGORY, "category_id"},
                   {HAS_BOX, "bbox"},
                   {HAS_SCORE, "score"}};
+    /* A result may be a mask or keypoints alone. */
+    if (r->results && (a.segmentation_bytes || a.keypoints_bytes))
+        seen |= HAS_BOX;
     /* A field that came and was wrong has its defect already; name only what did not come. */
     if (r->sound)
         for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {

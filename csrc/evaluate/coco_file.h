@@ -67,12 +67,14 @@ typedef struct dd_coco_category {
 
 typedef struct dd_coco_annotation {
     int64_t id, image_id, category_id;
-    double box[4];       /* x, y, w, h as written */
+    double box[4];       /* x, y, w, h as written; NaN in a result that has none */
     double area;         /* as written; NaN: missing */
     double score;        /* of results */
     size_t segmentation; /* offset of its value in the text; its length is 0 without one */
-    uint32_t segmentation_bytes, line, index;
+    size_t keypoints;    /* the same of "keypoints" */
+    uint32_t segmentation_bytes, keypoints_bytes, line, index;
     int32_t image, category; /* positions in images and categories; -1 in a result list */
+    int32_t num_keypoints;   /* -1: missing */
     bool crowd;
 } dd_coco_annotation;
 
@@ -93,7 +95,8 @@ typedef struct dd_coco_file {
     int64_t reasons[DD_COCO_SECTIONS][DD_COCO_REASONS]; /* all of them, counted */
 } dd_coco_file;
 
-/* Reads ground truth, or with `results` a list of detections (image_id, category_id, bbox, score).
+/* Reads ground truth, or with `results` a list of detections (image_id, category_id, score, and
+ * bbox, segmentation or keypoints).
  * text[length] must be a NUL byte; `name` stands in messages. The text is not kept. On failure
  * *out is untouched; else free it with dd_coco_file_free. DD_EFORMAT names line and byte. */
 dd_status dd_coco_read(const char *text, size_t length, const char *name, bool results,

@@ -201,32 +201,27 @@ uint64_t dd_mask_area(const dd_rle *mask) {
 }
 
 /* The first and last pixel of each run of ones decide, and a run over a column's end spans the
- * whole height. An empty run of ones counts by its two ends, as in maskApi. */
+ * whole height. Empty runs do not count. (Where all runs of ones are empty, maskApi subtracts below
+ * zero and gives boxes of four billion pixels; here that is an empty box as any other.) */
 void dd_mask_box(const dd_rle *mask, double box[4]) {
     uint64_t x0 = mask->w, y0 = mask->h, x1 = 0, y1 = 0, at = 0, h = mask->h;
     size_t pairs = mask->n / 2;
+    bool any = false;
     memset(box, 0, 4 * sizeof *box);
-    if (!pairs || !h)
-        return;
-    for (size_t i = 0; i < pairs; i++) {
-        at += mask->counts[2 * i];
-        uint64_t xs = at / h, ys = at % h;
-        at += mask->counts[2 * i + 1];
-        uint32_t last = (uint32_t)at - 1; /* wraps only for an empty run at the very beginning */
-        uint64_t xe = last / h, ye = last % h;
-        if (xs < xe) {
-            y0 = 0;
-            y1 = h - 1;
-        }
+    for (size_t i = 0; h && i < pairs; i++) {
+        uint64_t first = at + mask->counts[2 * i], ones = mask->counts[2 * i + 1];
+        at = first + ones;
+        if (!ones)
+            continue;
+        uint64_t xs = first / h, ys = first % h, xe = (at - 1) / h, ye = (at - 1) % h;
+        any = true;
         x0 = xs < x0 ? xs : x0;
-        x0 = xe < x0 ? xe : x0;
-        x1 = xs > x1 ? xs : x1;
         x1 = xe > x1 ? xe : x1;
-        y0 = ys < y0 ? ys : y0;
-        y0 = ye < y0 ? ye : y0;
-        y1 = ys > y1 ? ys : y1;
-        y1 = ye > y1 ? ye : y1;
+        y0 = xs < xe ? 0 : ys < y0 ? ys : y0;
+        y1 = xs < xe ? h - 1 : ye > y1 ? ye : y1;
     }
+    if (!any)
+        return;
     box[0] = (double)x0;
     box[1] = (double)y0;
     box[2] = (double)(x1 - x0 + 1);

@@ -12,6 +12,7 @@ dd_status dd_region_make(const dd_rle *rle, dd_region *out) {
     r.n = (uint32_t)rle->n;
     for (uint32_t i = 0; i < r.n; i++) {
         r.area += i & 1 ? rle->counts[i] : 0;
+        r.odd |= i && !rle->counts[i];
         sum += rle->counts[i];
         if (sum > size)
             return dd_fail(DD_EVALUE, "mask: the runs are longer than %u x %u pixels", rle->h,
@@ -59,6 +60,38 @@ uint64_t dd_region_common(const dd_region *a, const dd_region *b) {
     return common;
 }
 
+/* Run i's length. */
+static uint32_t run(const dd_region *r, uint32_t i) {
+    return i ? r->ends[i] - r->ends[i - 1] : r->ends[0];
+}
+
+/* maskApi's own walk for masks with empty runs, which it takes one at a step and where it stops as
+ * soon as both masks meet one at once: its result then is not what the masks share. */
+static double odd_iou(const dd_region *d, const dd_region *g, bool crowd) {
+    uint32_t a = 1, b = 1, left_a = d->n ? d->ends[0] : 0, left_b = g->n ? g->ends[0] : 0;
+    uint64_t common = 0, whole = 0;
+    bool in_a = false, in_b = false;
+    do {
+        uint32_t step = left_a < left_b ? left_a : left_b;
+        /* An end that came too early would never be passed. */
+        if ((!left_a && a >= d->n) || (!left_b && b >= g->n))
+            step = left_a + left_b;
+        whole += in_a || in_b ? step : 0;
+        common += in_a && in_b ? step : 0;
+        left_a -= left_a < step ? left_a : step;
+        left_b -= left_b < step ? left_b : step;
+        if (!left_a && a < d->n) {
+            left_a = run(d, a++);
+            in_a = !in_a;
+        }
+        if (!left_b && b < g->n) {
+            left_b = run(g, b++);
+            in_b = !in_b;
+        }
+    } while (left_a || left_b);
+    return common ? (double)common / (double)(crowd ? d->area : whole) : 0;
+}
+
 double dd_region_iou(const dd_region *d, const dd_region *g, bool crowd, double floor) {
     const double *p = d->box, *q = g->box;
     double w = fmin(p[2] + p[0], q[2] + q[0]) - fmax(p[0], q[0]);
@@ -67,6 +100,8 @@ double dd_region_iou(const dd_region *d, const dd_region *g, bool crowd, double 
         return 0;
     if (d->h != g->h || d->w != g->w)
         return -1;
+    if (d->odd || g->odd)
+        return odd_iou(d, g, crowd);
     /* No more than this can be shared; where that is too little the runs need not be walked. */
     double most = fmin(fmin(d->area, g->area), w * h);
     double least_union = crowd ? d->area : (double)d->area + g->area - most;

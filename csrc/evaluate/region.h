@@ -15,6 +15,7 @@ typedef struct dd_region {
     uint32_t n;           /* ends; run k covers [ends[k - 1], ends[k]) and is set where k is odd */
     const uint32_t *ends; /* borrowed */
     uint32_t area;        /* pixels that are set */
+    bool odd;             /* a run but the first is empty, which no encoder writes */
     double box[4];        /* x, y, w, h as maskApi's rleToBbox gives them */
 } dd_region;
 
