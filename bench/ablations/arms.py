@@ -16,10 +16,11 @@ EPOCHS, IMGSZ, BATCH = 30, 320, 16
 @dataclass(frozen=True)
 class Setup:
     """model: of the registry or of nets.py; images: of the train split, drawn with the arm's seed;
-    options: of `Detector.train`."""
+    epochs: more where few images make few steps; options: of `Detector.train`."""
 
     model: str = "dsdet-s"
     images: int | None = None
+    epochs: int = EPOCHS
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -30,8 +31,8 @@ SETUPS = {
     "amp": Setup(options={"amp": True}),
     "200": Setup(images=200),
     "200-plain": Setup(images=200, options={"augment": False}),
-    "50": Setup(images=50),
-    "50-plain": Setup(images=50, options={"augment": False}),
+    "50": Setup(images=50, epochs=100),
+    "50-plain": Setup(images=50, epochs=100, options={"augment": False}),
     "plain-3x3": Setup(model="plain-3x3"),
     "resnet": Setup(model="resnet"),
     "one-level": Setup(model="one-level"),

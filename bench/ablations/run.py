@@ -22,7 +22,7 @@ from deepseek_det.data import load
 from deepseek_det.predict import detect_dataset, figures
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from arms import BATCH, EPOCHS, IMGSZ, SEEDS, SETUPS  # isort: skip
+from arms import BATCH, IMGSZ, SEEDS, SETUPS  # isort: skip
 from nets import detector  # isort: skip
 from racing import machine  # isort: skip
 
@@ -43,7 +43,7 @@ def reduced(data: Path, images: int, seed: int, target: Path) -> Path:
     return target
 
 
-def run_arm(arm: str, data: Path, runs: Path, epochs: int = EPOCHS) -> None:
+def run_arm(arm: str, data: Path, runs: Path, epochs: int | None = None) -> None:
     setup_name, seed = arm.split(":")
     setup, folder = SETUPS[setup_name], runs / arm.replace(":", "-")
     done = folder.with_suffix(".json")
@@ -55,7 +55,7 @@ def run_arm(arm: str, data: Path, runs: Path, epochs: int = EPOCHS) -> None:
     started = time.monotonic()
     run = det.train(
         data,
-        epochs=epochs,
+        epochs=epochs or setup.epochs,
         imgsz=IMGSZ,
         batch=BATCH,
         seed=int(seed),
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("arms", nargs="*")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/BCCD"))
     parser.add_argument("--runs", type=Path, default=Path("runs/ablations"))
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="fewer only to try it out")
+    parser.add_argument("--epochs", type=int, help="of every arm: fewer only to try it out")
     args = parser.parse_args()
     every = [f"{setup}:{seed}" for seed in SEEDS for setup in SETUPS]
     for arm in args.arms:
