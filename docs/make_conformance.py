@@ -37,7 +37,7 @@ KINDS = (
     (r"QLinear.*|.*Integer|DynamicQuantizeLinear", "products of integers"),
     (r"Bit.*", "bits"),
     (r"DFT|STFT|.*Window|Mel.*|.*Attention|RotaryEmbedding|.*State", "sound and language"),
-    (r"NonMaxSuppression|Unique|Compress|NonZero", "sizes that depend on data"),
+    (r"Unique|Compress|NonZero", "sizes that depend on data"),
 )
 TYPE = "element type "
 # Why a case is refused, by what the error says, first match.
@@ -52,6 +52,7 @@ REASONS = (
     (r"training_mode|mask is asked", "training"),
     (r"(5|6) dimensions, 3 or 4", "three-dimensional maps"),
     (r"places along several axes", "places along several axes"),
+    (r"which depends on data", "a list whose length depends on data"),
     (r"indices is not constant", "places known at the run only"),
     (r"constants only", "on data, not on constants"),
     (r"the scale has the shape", "one scale a channel or block, of data"),

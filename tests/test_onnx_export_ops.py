@@ -32,6 +32,7 @@ SMALL = draw(2, 4, 3, 8, seed=1)
 ROW = draw(2, 7, 12)
 BYTES = np.arange(2 * 3 * 4 * 2, dtype=np.uint8).reshape(2, 3, 4, 2)
 INTS = np.random.default_rng(5).integers(-3, 3, (4, 5)).astype(np.int32)
+BOXES, SCORES = draw(2, 30, 4, low=0, high=20), draw(2, 30, 3, seed=2, low=0, high=1)
 UNARY = [
     k
     for f in OPS["unary"]["fields"]
@@ -163,6 +164,12 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("channel_shuffle", [MAP], {"groups": 4}),
     ("gather", [MAP, np.array([3, 0, 0, -1], np.int32)], {"axis": 3}),
     ("gather", [MAP, np.array([[1, 0], [2, 2]], np.int32)], {"axis": 1}),
+    ("gather_elements", [MAP, np.array([[[[1, 0, -1]], [[2, 0, 1]]]], np.int32)], {"axis": 2}),
+    ("gather_elements", [ROW, np.array([[[1, -7]], [[0, 6]]], np.int32)], {"axis": 1}),
+    ("suppress", [BOXES, SCORES], {"iou": 0.3, "conf": 0.2, "max_det": 5}),
+    ("suppress", [BOXES, SCORES], {"iou": 0.5, "max_det": 100, "centre": True}),
+    ("binary", [INTS, np.array([2], np.int32)], {"kind": "div"}),
+    ("binary", [INTS, INTS], {"kind": "mul"}),
     ("arg_max", [MAP], {"axis": 3}),
     ("arg_max", [np.round(MAP)], {"axis": 1, "minimum": True, "keepdims": True, "last": True}),
     ("top_k", [MAP], {"k": 3, "axis": -1}),

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import deepseek_det as dd
 from deepseek_det import _core
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -120,6 +121,18 @@ REFUSED: list[tuple[str, dict[str, Any], list[Any], str]] = [
     ("gather", {}, [X, (3,)], "indices is f32, s32 is needed"),
     ("gather", {"axis": 4}, [X, ("s32", (3,))], "axis is 4"),
     ("gather", {}, [(1,) * 6, ("s32", (1, 1))], "rank 7, at most 6"),
+    ("gather_elements", {}, [X, X], "indices is f32, s32 is needed"),
+    ("gather_elements", {"axis": 4}, [X, ("s32", X)], "axis is 4"),
+    ("gather_elements", {}, [X, ("s32", (6,))], "may differ along the axis only"),
+    ("gather_elements", {}, [X, ("s32", (2, 7, 5, 4))], "may differ along the axis only"),
+    ("suppress", {}, [(2, 9, 4), (2, 8, 3)], "boxes is f32 .2, 9, 4., scores is f32 .2, 8, 3."),
+    ("suppress", {}, [(2, 9, 5), (2, 9, 3)], "N, A, 4. and"),
+    ("suppress", {}, [(9, 4), (2, 9, 3)], "rank 3"),
+    ("suppress", {}, [(2, 9, 4), ("u8", (2, 9, 3))], "scores is u8"),
+    ("suppress", {"iou": 1.5}, [(2, 9, 4), (2, 9, 3)], "iou is 1.5"),
+    ("suppress", {"max_det": -1}, [(2, 9, 4), (2, 9, 3)], "max_det -1"),
+    ("binary", {"kind": "pow"}, [("s32", X), ("s32", X)], "a is s32, f32 is needed"),
+    ("binary", {}, [("s32", X), X], "a is s32, f32 is needed"),
     ("reduce", {"kind": "log_sum_exp", "axes": [1]}, [(2, 0)], "axis 1 is empty"),
     ("reshape", {"shape": [-1, -1]}, [X], "one -1"),
     ("reshape", {"shape": [7, -1]}, [X], "does not fill"),
@@ -296,6 +309,35 @@ def test_comparisons_take_integers_and_logic_takes_bytes() -> None:
         assert np.array_equal(run("binary", {"kind": kind}, p, q)[0], function(p, q)), kind
 
 
+def test_arithmetic_of_integers_is_exact_or_refused() -> None:
+    a = np.array([[7], [-7], [2**31 - 1], [-(2**31)]], np.int32)
+    b = np.array([2, -2, 3], np.int32)
+    wide, other = a[:2].astype(np.int64), b.astype(np.int64)
+    towards_0 = np.trunc(wide / other).astype(np.int64)
+    for kind, want in (
+        ("add", wide + other),
+        ("sub", wide - other),
+        ("mul", wide * other),
+        ("div", towards_0),
+    ):
+        (y,) = run("binary", {"kind": kind}, a[:2], b)
+        assert y.dtype == np.int32 and np.array_equal(y, want), kind
+    assert np.array_equal(run("binary", {"kind": "max"}, a, b)[0], np.maximum(a, b))
+    assert np.array_equal(run("binary", {"kind": "min"}, a, b)[0], np.minimum(a, b))
+    for kind, p, q, words in (
+        ("add", 2**31 - 1, 1, "add of 2147483647 and 1 is beyond 32 bits"),
+        ("sub", -(2**31), 1, "sub of"),
+        ("mul", 2**16, 2**15, "mul of"),
+        ("div", -(2**31), -1, "div of"),
+        ("div", 5, 0, "5 is to be divided by 0"),
+    ):
+        graph, given = build("binary", {"kind": kind}, [("s32", (1,)), ("s32", (1,))])
+        arrays = [np.array([p], np.int32), np.array([q], np.int32)]
+        for executor in (_core.Interpreter, _core.Plan):
+            with pytest.raises(ValueError, match=words):
+                executor(graph, _core.Store(), given).forward(arrays)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_arg_max_is_numpys_and_can_take_the_last(axis: int) -> None:
     x = np.random.default_rng(axis).integers(-2, 3, size=(4, 5, 6)).astype(np.float32)
@@ -323,6 +365,52 @@ def test_top_k_is_a_stable_sort(axis: int, k: int) -> None:
     line = np.array([1, np.nan, 3, np.nan], np.float32)
     assert run("top_k", {"k": 4}, line)[1].tolist() == [1, 3, 2, 0]
     assert run("top_k", {"k": 4, "smallest": True}, line)[1].tolist() == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_gather_elements_is_numpys_take_along_axis(axis: int) -> None:
+    rng = np.random.default_rng(3)
+    for dtype in (np.float32, np.int32, np.uint8):
+        x = rng.integers(0, 99, (4, 5, 6)).astype(dtype)
+        shape = [4, 5, 6]
+        shape[axis] = 3
+        at = rng.integers(-x.shape[axis], x.shape[axis], shape).astype(np.int32)
+        (y,) = run("gather_elements", {"axis": axis}, x, at)
+        assert y.dtype == dtype and np.array_equal(y, np.take_along_axis(x, at, axis))
+    few = np.array([[[3, -5]], [[0, 4]]], np.int32)
+    (y,) = run("gather_elements", {"axis": 1}, x, few)
+    assert np.array_equal(y, np.take_along_axis(x[:2, :, :2], few, 1))
+    graph, given = build("gather_elements", {}, [(4,), ("s32", (1,))])
+    with pytest.raises(ValueError, match="gather_elements: an index is 4, the axis has 4"):
+        _core.Plan(graph, _core.Store(), given).forward([np.zeros(4, "f4"), np.array([4], "i4")])
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_suppress_is_nms_by_image_and_class(centre: bool) -> None:
+    rng = np.random.default_rng(7)
+    low = rng.uniform(0, 40, (3, 60, 2))
+    corners = np.concatenate([low, low + rng.uniform(1, 30, (3, 60, 2))], 2).astype(np.float32)
+    scores = np.round(rng.uniform(-0.2, 1, (3, 60, 4)), 1).astype(np.float32)  # many are equal
+    boxes = corners
+    if centre:
+        boxes = np.concatenate([(low + corners[..., 2:]) / 2, corners[..., 2:] - low], 2)
+        boxes = boxes.astype(np.float32)
+        half = boxes[..., 2:] / np.float32(2)
+        corners = np.concatenate([boxes[..., :2] - half, boxes[..., :2] + half], 2)
+    else:  # any two opposite corners
+        boxes = np.where(rng.random((3, 60, 1)) < 0.5, boxes, boxes[..., [2, 1, 0, 3]])
+    scores[0, 3, 1] = np.nan
+    want = np.zeros_like(scores)
+    for image in range(3):
+        for cls in range(4):
+            s = scores[image, :, cls]
+            above = np.flatnonzero(s > np.float32(0.3))
+            kept = above[dd.ops.nms(corners[image, above], s[above], 0.4, max_det=7)]
+            want[image, kept, cls] = s[kept]
+    params = {"iou": 0.4, "conf": 0.3, "max_det": 7, "centre": centre}
+    (y,) = run("suppress", params, boxes, scores)
+    assert 0 < (want > 0).sum() < (scores > 0.3).sum()
+    assert np.array_equal(y, want)
 
 
 def test_gather_is_numpys_take_and_refuses_an_index_beyond() -> None:

@@ -4,6 +4,7 @@
  * them); the others have one plain backward. Sizes are not known when autodiff runs, so a
  * broadcast is undone by reduce(gradient, like = operand), which a plan drops where the shapes turn
  * out equal. */
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -29,10 +30,14 @@ static bool compares(const void *params) {
     return ((const dd_binary_params *)params)->kind >= DD_BINARIES;
 }
 
-/* Arithmetic is float32's; comparisons take two of any one dtype, logic takes bytes. */
+/* Arithmetic is float32's, or of places and counts (s32), which have no powers; comparisons take
+ * two of any one dtype, logic takes bytes. */
 static dd_status check_dtypes(const dd_binary_params *p, const dd_type *in) {
     static const char *const names[] = {"a", "b"};
     if (!compares(p)) {
+        if (p->kind != DD_POW && in[0].rank >= 0 && in[1].rank >= 0 && in[0].dtype == DD_S32 &&
+            in[1].dtype == DD_S32)
+            return DD_OK;
         DD_TRY(dd_need_f32("binary", "a", &in[0]));
         return dd_need_f32("binary", "b", &in[1]);
     }
@@ -61,7 +66,7 @@ static dd_status binary_infer(const dd_node *node, const dd_type *in, dd_type *o
         return dd_fail(DD_EVALUE, "binary: a is %s, b is %s: they do not broadcast",
                        dd_type_text(&in[0], a_text, sizeof a_text),
                        dd_type_text(&in[1], b_text, sizeof b_text));
-    y.dtype = compares(node->params) ? DD_U8 : DD_F32;
+    y.dtype = compares(node->params) ? DD_U8 : in[0].dtype;
     out[0] = y;
     *n_out = 1;
     return DD_OK;
@@ -105,6 +110,38 @@ static float arithmetic(int64_t kind, float a, float b) {
     default:
         return (float)pow((double)a, (double)b);
     }
+}
+
+/* Exact or refused: what does not fit would be another number in a program with wider integers.
+ * A division goes towards 0. */
+static dd_status whole(int64_t kind, int32_t a, int32_t b, int32_t *y) {
+    int64_t wide;
+    if (kind == DD_DIV && b == 0)
+        return dd_fail(DD_EVALUE, "binary: %" PRId32 " is to be divided by 0", a);
+    switch (kind) {
+    case DD_ADD:
+        wide = (int64_t)a + b;
+        break;
+    case DD_SUB:
+        wide = (int64_t)a - b;
+        break;
+    case DD_MUL:
+        wide = (int64_t)a * b;
+        break;
+    case DD_DIV:
+        wide = (int64_t)a / b;
+        break;
+    case DD_MAX:
+        wide = a > b ? a : b;
+        break;
+    default:
+        wide = a < b ? a : b;
+    }
+    if (wide < INT32_MIN || wide > INT32_MAX)
+        return dd_fail(DD_EVALUE, "binary: %s of %" PRId32 " and %" PRId32 " is beyond 32 bits",
+                       kind_names[kind], a, b);
+    *y = (int32_t)wide;
+    return DD_OK;
 }
 
 /* IEEE: all but not_equal are false where a NaN stands. Every value of the dtypes is exact in a
@@ -168,6 +205,10 @@ static dd_status binary_forward(const dd_op_args *args) {
             for (int64_t i = 0; i < l.n; i++)
                 ((uint8_t *)to)[i] =
                     comparison(kind, load(a, dtype, i * l.a_step), load(b, dtype, i * l.b_step));
+        else if (dtype == DD_S32)
+            for (int64_t i = 0; i < l.n; i++)
+                DD_TRY(whole(kind, ((const int32_t *)a)[i * l.a_step],
+                             ((const int32_t *)b)[i * l.b_step], (int32_t *)to + i));
         else
             for (int64_t i = 0; i < l.n; i++)
                 ((float *)to)[i] = arithmetic(kind, ((const float *)a)[i * l.a_step],
@@ -342,13 +383,15 @@ static int binary_sample(int i, void *params, dd_type *in, int *n_in) {
         {F32(9), F32(9)},
         {F32(2, 1, 3, 1, 5), F32(4, 1, 2, 1)},
     };
-    /* Logic on bytes, comparisons of integers. */
+    /* Logic on bytes, comparisons and arithmetic of integers. */
     static const struct {
-        dd_comparison kind;
+        int64_t kind;
         dd_type in[2];
     } bytes[] = {{DD_AND, {U8(2, 3), U8(3)}},       {DD_OR, {U8(4), U8(4)}},
                  {DD_XOR, {U8(2, 1, 3), U8(2, 3)}}, {DD_LESS, {S32(3, 4), S32(1)}},
-                 {DD_EQUAL, {U8(5), U8(5)}},        {DD_GREATER, {S8(2, 3), S8(2, 1)}}};
+                 {DD_EQUAL, {U8(5), U8(5)}},        {DD_GREATER, {S8(2, 3), S8(2, 1)}},
+                 {DD_ADD, {S32(2, 3), S32(3)}},     {DD_SUB, {S32(1), S32(2, 2)}},
+                 {DD_MUL, {S32(3, 1), S32(2)}},     {DD_MIN, {S32(5), S32(5)}}};
     enum { SHAPES = sizeof shapes / sizeof *shapes, FLOATS_END = DD_AND + SHAPES - 1 };
     if (i < 0 || (size_t)i >= FLOATS_END + sizeof bytes / sizeof *bytes)
         return 0;
@@ -364,8 +407,10 @@ static int binary_sample(int i, void *params, dd_type *in, int *n_in) {
 
 const dd_op dd_op_binary = {
     .name = "binary",
-    .doc = "a and b elementwise, by `kind`, with NumPy's broadcasting. Comparisons (of one dtype) "
-           "and logic (of u8; not 0 is true) give u8, 0 or 1, and have no gradient.",
+    .doc = "a and b elementwise, by `kind`, with NumPy's broadcasting: floats, or s32 but for pow, "
+           "where "
+           "a result beyond 32 bits fails the run and div goes towards 0. Comparisons (of one "
+           "dtype) and logic (of u8; not 0 is true) give u8, 0 or 1, and have no gradient.",
     .version = 1,
     .min_in = 2,
     .max_in = 2,

@@ -185,6 +185,13 @@ typedef struct dd_top_k_params {
     int64_t smallest; /* the smallest instead */
 } dd_top_k_params;
 
+/* suppress(boxes (N, A, 4), scores (N, A, C)): NMS by image and class. */
+typedef struct dd_suppress_params {
+    double iou, conf; /* overlap beyond which a weaker box goes; scores must be above */
+    int64_t max_det;  /* of an image's class */
+    int64_t centre;   /* boxes are centre x, centre y, width, height instead of two corners */
+} dd_suppress_params;
+
 /* layer_norm(x, gamma?, beta?) over the last axis; saves mean and 1/sqrt(var + eps) of each row. */
 typedef struct dd_layer_norm_params {
     double eps;

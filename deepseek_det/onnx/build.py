@@ -63,8 +63,8 @@ Row = Callable[["Builder", Node], Sequence[Value | None]]
 # Attributes that are no single integer: their kind is the same wherever the name stands.
 _KINDS: dict[str, str] = {
     **dict.fromkeys(
-        ("alpha", "beta", "bias", "cubic_coeff_a", "epsilon", "extrapolation_value", "gamma",
-         "max", "min", "momentum", "ratio", "value_float"), "a number"),
+        ("alpha", "beta", "bias", "conf", "cubic_coeff_a", "epsilon", "extrapolation_value",
+         "gamma", "iou", "max", "min", "momentum", "ratio", "value_float"), "a number"),
     **dict.fromkeys(
         ("approximate", "auto_pad", "coordinate_transformation_mode", "keep_aspect_ratio_policy",
          "mode", "nearest_mode"), "a text"),

@@ -130,7 +130,7 @@ def suppressed(w: Writer, d: Decoded, classes: int, s: Suppression) -> str:
     boxes = w.node("Concat", corners, "nms.boxes", axis=2)
     high = w.node("Min", [w.node("Max", [boxes, w.constant(0)], "nms.low"), d.limits], "nms.inside")
     scores = _with_area(w, high, d.scores)
-    kept = _survivors(w, boxes, scores, s)
+    kept = survivors(w, boxes, scores, s)
     return _best(w, high, kept, classes, s.max_det)
 
 
@@ -144,8 +144,11 @@ def _with_area(w: Writer, boxes: str, scores: str) -> str:
     return w.node("Where", [sound, scores, w.constant(0)], "nms.scores")
 
 
-def _survivors(w: Writer, boxes: str, scores: str, s: Suppression) -> str:
-    """The scores (N, A, classes), 0 where NMS or `conf` takes the candidate out."""
+def survivors(w: Writer, boxes: str, scores: str, s: Suppression, centre: bool = False) -> str:
+    """The scores (N, A, classes), 0 where NMS or `conf` takes the candidate out.
+
+    centre: boxes are centre x, centre y, width, height instead of corners.
+    """
     by_class = w.node("Transpose", [scores], "nms.by_class", perm=[0, 2, 1])
     # each an initializer of its own, so that one can be changed in the file
     options = [
@@ -153,7 +156,8 @@ def _survivors(w: Writer, boxes: str, scores: str, s: Suppression) -> str:
         w.tensor(np.array([s.iou], np.float32), "nms.iou"),
         w.tensor(np.array([s.conf], np.float32), "nms.conf"),
     ]
-    found = w.node("NonMaxSuppression", [boxes, by_class, *options], "nms.selected")
+    form = {"center_point_box": 1} if centre else {}
+    found = w.node("NonMaxSuppression", [boxes, by_class, *options], "nms.selected", **form)
     # image, class, anchor → image, anchor, class, in which equal scores have predict's order
     place = w.node("Gather", [found, w.sizes([0, 2, 1])], "nms.place", axis=1)
     values = w.node("GatherND", [scores, place], "nms.values")

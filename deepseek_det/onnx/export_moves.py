@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deepseek_det.onnx.export_axes import Order, native
+from deepseek_det.onnx.export_head import Suppression, survivors
 from deepseek_det.onnx.export_ops import Call, reduced, row
 from deepseek_det.onnx.writer import ELEMENT
 
@@ -254,6 +255,19 @@ def _gather(c: Call) -> None:
     inputs = [c.x(0, order), c.x(1)]
     y = c.node("Gather", inputs, axis=c.axis(c.p["axis"], order))
     c.out(y, order if c.rank(1) == 1 else None)
+
+
+@row("gather_elements", "axis")
+def _gather_elements(c: Call) -> None:
+    order = c.order()
+    inputs = [c.x(0, order), c.x(1, order)]
+    c.out(c.node("GatherElements", inputs, axis=c.axis(c.p["axis"], order)), order)
+
+
+@row("suppress", "iou", "conf", "max_det", "centre")
+def _suppress(c: Call) -> None:
+    s = Suppression(c.p["conf"], c.p["iou"], c.p["max_det"])
+    c.out(survivors(c.w, c.x(0), c.x(1), s, c.p["centre"]))
 
 
 @row("arg_max", "axis", "minimum", "keepdims", "last")

@@ -354,6 +354,65 @@ def _zeros_around(net: Net, pad: Node) -> list[int] | None:
     return None if array is None or array.dtype.kind != "i" else [int(p) for p in array.reshape(-1)]
 
 
+# ---- suppression ------------------------------------------------------------------------------
+
+LOWEST = -3.4028234663852886e38
+
+
+@idiom("ScatterND")
+def suppress(net: Net, node: Node) -> bool:
+    """The scores of all boxes that NonMaxSuppression lists, in their places in a map of zeros.
+
+    The scores' axes are those of the list (image, class, box), or its columns are brought into
+    their order: (image, box, class).
+    """
+    zeros, place, values = node.inputs
+    shape = net.maker(zeros, "ConstantOfShape")
+    like = net.maker(shape.inputs[0], "Shape") if shape else None
+    picked = net.maker(values, "GatherND")
+    if (
+        shape is None
+        or like is None
+        or picked is None
+        or node.attributes.get("reduction", "none") != "none"
+    ):
+        return False
+    scores = picked.inputs[0]
+    if np.any(shape.attributes.get("value", 0)) or like.attributes or like.inputs != [scores]:
+        return False
+    if picked.attributes.get("batch_dims", 0) or picked.inputs[1] != place:
+        return False
+    columns, found = net.maker(place, "Gather"), net.maker(place, "NonMaxSuppression")
+    by_class = found is not None
+    if columns is not None and columns.attributes.get("axis", 0) in (1, -1):
+        order = net.array(columns.inputs[1])
+        found = net.maker(columns.inputs[0], "NonMaxSuppression")
+        if order is None or order.reshape(-1).tolist() != [0, 2, 1]:
+            return False
+    if found is None:
+        return False
+    given = found.inputs[1]
+    if not by_class:
+        turned = net.maker(given, "Transpose")
+        given = turned.inputs[0] if turned and turned.attributes.get("perm") == [0, 2, 1] else ""
+    # Without a number of boxes it lists none; without a threshold every score counts.
+    numbers = [net.number(n) if n else None for n in (found.inputs + [""] * 3)[2:5]]
+    missing = [not n for n in (found.inputs + [""] * 3)[2:5]]
+    if given != scores or any(n is None and not m for n, m in zip(numbers, missing, strict=True)):
+        return False
+    most, iou, conf = numbers
+    return net.become(
+        node,
+        "Suppress",
+        [found.inputs[0], scores],
+        iou=float(iou or 0.0),
+        conf=LOWEST if conf is None else float(conf),
+        max_det=min(max(int(most or 0), 0), 2**31 - 1),
+        centre=int(found.attributes.get("center_point_box", 0)),
+        by_class=int(by_class),
+    )
+
+
 # ---- focus ------------------------------------------------------------------------------------
 
 

@@ -208,6 +208,17 @@ def gather_case(name: str, shape: Any, indices: Any, axis: int) -> Case:
     return (name, "gather", {"axis": axis}, [normal(*shape), ("index", at)], run)
 
 
+def elements_case(name: str, shape: Any, indices: Any, axis: int) -> Case:
+    at = np.array(indices, np.int32)
+
+    def run(x: Tensors) -> Tensors:
+        return [x[0].gather(axis, torch.tensor(at.astype(np.int64) % shape[axis]))]
+
+    # drawn apart, so that the other cases keep their numbers
+    x = np.random.default_rng(9).standard_normal(shape).astype(np.float32)
+    return (name, "gather_elements", {"axis": axis}, [x, ("index", at)], run)
+
+
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "identity": lambda x: x * 1,
     "relu": F.relu,
@@ -566,6 +577,7 @@ def foreign_cases() -> list[Case]:
             [normal(3, 6)],
             lambda x: [x[0].topk(4, -1, largest=False).values],
         ),
+        elements_case("gather_elements", (4, 5, 3), [[[0, 4, 2], [1, 1, -1]]] * 4, 1),
     ]
     return made
 

@@ -254,7 +254,15 @@ def _placed(b: Builder, const: Const, rank: int, perm: Sequence[int], role: str)
 
 
 def binary(b: Builder, kind: str, x: Value, y: Value) -> Val:
-    """A function of two, with broadcasting."""
+    """A function of two, with broadcasting: of floats, or of whole numbers of 32 bits.
+
+    The latter are places and counts; what does not fit 32 bits fails the run.
+    """
+    found = [v.dtype for v in (x, y) if isinstance(v, Val)]
+    whole = all(v.array.dtype.kind in "iu" for v in (x, y) if isinstance(v, Const))
+    if found and set(found) == {"s32"} and whole and kind != "pow":
+        ids, like = typed(b, [x, y], ["s32", "s32"])
+        return replace(like, id=b.emit("binary", ids, {"kind": kind}), dtype="s32")
     for v in (x, y):
         if isinstance(v, Val) and v.dtype != "f32":
             raise Unsupported(f"an operand has elements of type {v.dtype}, floats are needed")

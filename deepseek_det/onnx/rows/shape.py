@@ -10,7 +10,7 @@ import numpy as np
 from deepseek_det.onnx import fold, fold_moves, layout
 from deepseek_det.onnx.build import Builder, Const, Unsupported, Value, axis_of, operator
 from deepseek_det.onnx.dims import Dim, Size, Undecided, product, unequal
-from deepseek_det.onnx.ir import Node
+from deepseek_det.onnx.ir import Array, Node
 from deepseek_det.onnx.layout import Val
 from deepseek_det.onnx.read import MAX_RANK
 
@@ -286,9 +286,7 @@ def gather(b: Builder, node: Node) -> list[Value]:
         taken = pieces(b, v, axis, [1] * size)[flat[0]]
         return [replace(taken, logical=(*taken.logical[:axis], *taken.logical[axis + 1 :]))]
     if flat != [flat[0] + i * step for i in range(len(flat))] or step == 0:
-        listed = b.constant(Const(f"{given.name}.places", np.asarray(flat)))
-        cast = replace(listed, id=b.emit("cast", [listed.id], {"dtype": "s32"}), dtype="s32")
-        taken = _picked(b, v, cast, axis)
+        taken = _picked(b, v, _places(b, given.name, np.asarray(flat)), axis)
     elif step == 1:
         taken = cut(b, v, axis, flat[0], flat[-1] + 1) if v.logical[axis] else v
     else:
@@ -326,6 +324,55 @@ def _all_taken(b: Builder, node: Node, axis: int, rank: int, size: int) -> bool:
             return False
         taken.add(int(places.array) % size)
     return 1 < size <= 64 and len(taken) == size
+
+
+def _places(b: Builder, name: str, array: Array) -> Val:
+    """Constant places as a value."""
+    listed = b.constant(Const(f"{name}.places", array))
+    return replace(listed, id=b.emit("cast", [listed.id], {"dtype": "s32"}), dtype="s32")
+
+
+@operator("GatherElements", "axis", inputs=(2, 2))
+def gather_elements(b: Builder, node: Node) -> list[Value]:
+    """An element for each place."""
+    v, given = b.val(node, 0), b.value(node, 1)
+    if isinstance(given, Const):
+        if given.array.dtype.kind not in "iu":
+            raise Unsupported(f"indices have elements of type {given.array.dtype}")
+        given = _places(b, given.name, given.array)
+    axis = axis_of(int(node.attributes.get("axis", 0)), v.rank)
+    if given.dtype != "s32":
+        raise Unsupported(f"indices have elements of type {given.dtype}")
+    if given.rank != v.rank or v.rank > MAX_RANK:
+        raise ValueError(f"indices are {given.dims}, x is {v.dims}")
+    v, given = layout.in_order(b, v), layout.in_order(b, given)
+    id = b.emit("gather_elements", [v.id, given.id], {"axis": axis})
+    return [Val.plain(id, given.dims, v.dtype)]
+
+
+@operator("NonMaxSuppression", "center_point_box", inputs=(2, 5))
+def non_max_suppression(b: Builder, node: Node) -> list[Value]:
+    """A list of no known length; where the net makes a map of scores of it, see `suppress`."""
+    raise Unsupported(
+        "lists as many boxes as it keeps, which depends on data; it is supported where GatherND "
+        "and ScatterND put the scores of all that it lists back into their places"
+    )
+
+
+@operator("Suppress", "iou", "conf", "max_det", "centre", "by_class", inputs=(2, 2))
+def suppress(b: Builder, node: Node) -> list[Value]:
+    """Made by idioms: the scores that suppression leaves, in their places, zeros elsewhere."""
+    boxes, scores = b.val(node, 0), b.val(node, 1)
+    if boxes.rank != 3 or scores.rank != 3 or (boxes.dtype, scores.dtype) != ("f32", "f32"):
+        raise ValueError(f"boxes are {boxes.dtype} {boxes.dims}, scores {scores.dims}")
+    by_class = bool(node.attributes["by_class"])
+    if by_class:
+        scores = scores.transposed([0, 2, 1])
+    params = {name: node.attributes[name] for name in ("iou", "conf", "max_det")}
+    params["centre"] = bool(node.attributes["centre"])
+    boxes, scores = layout.in_order(b, boxes), layout.in_order(b, scores)
+    kept = Val.plain(b.emit("suppress", [boxes.id, scores.id], params), scores.dims)
+    return [kept.transposed([0, 2, 1]) if by_class else kept]
 
 
 def _picked(b: Builder, v: Val, places: Val, axis: int) -> Val:
