@@ -117,6 +117,29 @@ static void read_conv(pass *p, int node) {
     spread(&c->dilation, 2, 1, f->fold.dilation);
 }
 
+/* A transposed convolution likewise. */
+static void read_transposed(pass *p, int node) {
+    const dd_node *n = &p->g->nodes[node];
+    const dd_conv_transpose_params *c = n->params;
+    const dd_entry *w = n->n_in >= 2 ? entry_of(p, n->in[1]) : NULL;
+    bool has_bias = n->n_in > 2 && n->in[2] >= 0;
+    const dd_entry *b = has_bias ? entry_of(p, n->in[2]) : NULL;
+    if (!w || w->type.rank != 4 || c->groups < 1 || w->type.dims[0] % c->groups ||
+        (has_bias && (!b || b->count != w->type.dims[1] * c->groups)))
+        return;
+    form *f = &p->forms[n->out[0]];
+    *f = (form){.known = true, .x = p->alias[n->in[0]], .base = node};
+    f->fold = (dd_fold){.transposed = true,
+                        .o = w->type.dims[1] * c->groups,
+                        .i = w->type.dims[0],
+                        .kh = w->type.dims[2],
+                        .kw = w->type.dims[3],
+                        .groups = c->groups};
+    spread(&c->stride, 2, 1, f->fold.stride);
+    spread(&c->pads, 4, 0, f->fold.pads);
+    spread(&c->dilation, 2, 1, f->fold.dilation);
+}
+
 /* The form of value v with arrays of its own: moved from v when nobody else uses v. */
 static dd_status take_form(pass *p, int v, form *f) {
     form *have = &p->forms[v];
@@ -267,6 +290,8 @@ static dd_status read_forms(pass *p) {
         const dd_node *n = &p->g->nodes[i];
         if (n->op == &dd_op_conv)
             read_conv(p, (int)i);
+        else if (n->op == &dd_op_conv_transpose)
+            read_transposed(p, (int)i);
         else if (n->op == &dd_op_batch_norm)
             DD_TRY(read_norm(p, (int)i));
         else if (n->op == &dd_op_binary)
@@ -354,13 +379,6 @@ static dd_status write_entry(pass *p, const char *name, const dd_entry *like, co
     return dd_graph_entry(p->to, p->to_store, entry, id);
 }
 
-/* Geometry back into an attribute. */
-static dd_ints list_of(const int64_t *v, int n) {
-    dd_ints list = {.n = n};
-    memcpy(list.v, v, (size_t)n * sizeof *v);
-    return list;
-}
-
 /* The convolution that a changed form is. */
 static dd_status write_form(pass *p, int value) {
     const form *f = &p->forms[value];
@@ -369,8 +387,7 @@ static dd_status write_form(pass *p, int value) {
     const dd_entry *b = base->n_in > 2 ? entry_of(p, base->in[2]) : NULL;
     char name[DD_MAX_NAME + 1];
     int in[3];
-    int64_t dims[4] = {f->fold.o, f->fold.i / f->fold.groups, f->fold.kh, f->fold.kw};
-    dd_type weight = dd_type_make(DD_F32, 4, dims), bias = dd_type_make(DD_F32, 1, dims);
+    dd_type weight = w->type, bias = dd_type_make(DD_F32, 1, &f->fold.o);
     DD_TRY(map_value(p, f->x, &in[0]));
     DD_TRY(write_entry(p, w->name, w, &weight, f->fold.weight, &in[1]));
     if (b) {
@@ -381,11 +398,9 @@ static dd_status write_form(pass *p, int value) {
         (void)snprintf(name, sizeof name, "%.*s.bias", (int)(ends ? n - 7 : n), w->name);
         DD_TRY(write_entry(p, name, NULL, &bias, f->fold.bias, &in[2]));
     }
-    dd_conv_params c = {.stride = list_of(f->fold.stride, 2),
-                        .pads = list_of(f->fold.pads, 4),
-                        .dilation = list_of(f->fold.dilation, 2),
-                        .groups = f->fold.groups};
-    return dd_graph_node(p->to, &dd_op_conv, base->name, &c, in, 3, 0, &p->value_map[value], NULL);
+    /* what it has taken in fits into its own geometry */
+    return dd_graph_node(p->to, base->op, base->name, base->params, in, 3, 0, &p->value_map[value],
+                         NULL);
 }
 
 /* A node that stays as it is, over the new values. */

@@ -1,4 +1,5 @@
-/* See fold.h. Weights are (O, I/G, kh, kw): O outputs, I inputs, G groups. */
+/* See fold.h. Weights are (O, I/G, kh, kw), or transposed (I, O/G, kh, kw): O outputs, I inputs, G
+ * groups. */
 #include "graph/fold.h"
 
 #include <string.h>
@@ -67,14 +68,24 @@ bool dd_fold_is_diagonal(const dd_fold *f) {
     return f->kh == 1 && f->kw == 1 && f->groups == f->i && f->o == f->i;
 }
 
+/* Runs of the weight that belong to one output channel: its inputs and taps lie together; in a
+ * transposed weight its taps alone, once an input of its group. */
+static void scale_weight(dd_fold *f, const double *scale) {
+    int64_t taps = f->kh * f->kw, each = f->transposed ? taps : f->i / f->groups * taps;
+    int64_t runs = each ? dd_fold_weights(f) / each : 0;
+    int64_t o_group = f->o / f->groups, i_group = f->i / f->groups;
+    for (int64_t r = 0; r < runs; r++) {
+        int64_t c = f->transposed ? r / o_group / i_group * o_group + r % o_group : r;
+        for (int64_t k = 0; k < each; k++)
+            f->weight[r * each + k] *= scale[c];
+    }
+}
+
 /* Exact in real numbers, padding included: the affine comes after the sum over taps. */
 void dd_fold_affine(dd_fold *f, const double *scale, const double *shift) {
-    int64_t each = f->o ? dd_fold_weights(f) / f->o : 0;
-    for (int64_t c = 0; c < f->o; c++) {
-        for (int64_t k = 0; k < each; k++)
-            f->weight[c * each + k] *= scale[c];
+    scale_weight(f, scale);
+    for (int64_t c = 0; c < f->o; c++)
         f->bias[c] = f->bias[c] * scale[c] + (shift ? shift[c] : 0);
-    }
 }
 
 /* One axis: where b's first tap lies in a's kernel (in taps), or -1 where b does not fit. The taps
@@ -105,8 +116,8 @@ static int64_t place_x(const dd_fold *a, const dd_fold *b) {
 
 /* Equal strides are needed even for 1×1 kernels: they say which pixels are read. */
 bool dd_fold_can_add(const dd_fold *a, const dd_fold *b) {
-    if (a->o != b->o || a->i != b->i || a->stride[0] != b->stride[0] ||
-        a->stride[1] != b->stride[1])
+    if (a->transposed || b->transposed || a->o != b->o || a->i != b->i ||
+        a->stride[0] != b->stride[0] || a->stride[1] != b->stride[1])
         return false;
     if (a->groups != b->groups && !dd_fold_is_diagonal(b))
         return false;

@@ -9,8 +9,10 @@
 #include "base/error.h"
 
 /* y = conv(x, weight) + bias, with weight (o, i / groups, kh, kw). A batch norm on its own is one
- * too: 1×1 with groups = channels (`diagonal`). */
+ * too: 1×1 with groups = channels (`diagonal`). A transposed one has its weight (i, o / groups, kh,
+ * kw) and takes in norms and scales, but joins no sum. */
 typedef struct dd_fold {
+    bool transposed;
     int64_t o, i, kh, kw, groups;
     int64_t stride[2], pads[4], dilation[2]; /* (y, x); (top, left, bottom, right) */
     double *weight, *bias;                   /* owned; bias is always there (zeros) */

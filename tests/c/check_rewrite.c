@@ -97,6 +97,44 @@ static void check_fold(void) {
     done(&n, g, s);
 }
 
+/* A transposed convolution, its norm and a scale a channel behind that; in a sum it stays apart. */
+static void check_transposed(void) {
+    for (int groups = 1; groups <= 4; groups *= 2)
+        for (int bias = 0; bias < 2; bias++) {
+            net n;
+            dd_graph *g;
+            dd_store *s;
+            char who[48];
+            dd_conv_transpose_params p = {
+                .stride = {2, {2, 1}}, .pads = {4, {1, 0, 0, 1}}, .groups = groups};
+            snprintf(who, sizeof who, "transposed groups %d bias %d", groups, bias);
+            net_init(&n, (uint64_t)groups);
+            int x = net_input(&n, "x", 8);
+            int w = net_entry(&n, "up.weight", DD_TRAINABLE, 4, (int64_t[]){8, 12 / groups, 3, 2},
+                              -0.4f, 0.4f);
+            int b = net_entry(&n, "up.bias", DD_TRAINABLE, 1, (int64_t[]){12}, -0.5f, 0.5f);
+            int y = net_op(&n, "conv_transpose", &p, (int[]){x, w, b}, 2 + bias);
+            y = net_norm(&n, y, 12);
+            int scale = net_entry(&n, "scale", DD_TRAINABLE, 1, (int64_t[]){12}, 0.5f, 2);
+            y = net_act(&n, net_binary(&n, y, scale, DD_MUL), DD_RELU);
+            net_must(dd_graph_output(n.g, "y", y));
+            p = (dd_conv_transpose_params){.groups = groups};
+            w = net_entry(&n, "same.weight", DD_TRAINABLE, 4, (int64_t[]){8, 8 / groups, 1, 1},
+                          -0.4f, 0.4f);
+            int z = net_norm(&n, net_op(&n, "conv_transpose", &p, (int[]){x, w}, 2), 8);
+            z = net_binary(&n, z, net_conv(&n, x, 8, 8, 1, 1, 1, false), DD_ADD);
+            net_must(dd_graph_output(n.g, "z", net_binary(&n, z, x, DD_ADD)));
+            deploy(&n, 8, who, &g, &s);
+            CHECK(count_op(g, "conv_transpose") == 2 && count_op(g, "batch_norm") == 0 &&
+                      count_op(g, "conv") == 1 && count_op(g, "binary") == 2,
+                  "%s: %zu nodes", who, g->n_nodes);
+            CHECK(dd_store_find(s, "up.weight") >= 0 && dd_store_find(s, "up.bias") >= 0 &&
+                      dd_store_find(s, "same.bias") >= 0,
+                  "%s: names", who);
+            done(&n, g, s);
+        }
+}
+
 static void check_repvgg(void) {
     for (int order = 0; order < 6; order++)
         for (int stride = 1; stride <= 2; stride++)
@@ -287,6 +325,7 @@ int main(void) {
     for (size_t k = 0; k < sizeof picture / sizeof *picture; k++)
         picture[k] = dd_stream_range(&r, -1, 1);
     check_fold();
+    check_transposed();
     check_repvgg();
     check_shared();
     check_two_norms();
