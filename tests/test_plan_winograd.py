@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_plan import Net, difference, trace
+from test_plan import Net, difference, trace, train_both
 
 from deepseek_det import _core, nn
 from deepseek_det.models.blocks import ConvNorm, RepVGGBlock
@@ -117,7 +117,45 @@ def test_winograd_bits_do_not_depend_on_the_map(name: str) -> None:
     assert a[:, :16, :20].tobytes() == b[:, :16, :20].tobytes()
 
 
-def test_winograd_is_not_for_training() -> None:
-    graph, store = trace(NETS["4x4"]())
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", NETS)
+def test_winograd_training_equals_interpreter(
+    name: str, shape: tuple[int, ...], bf16: bool
+) -> None:
+    """Forward and the gradient of the input, with the sums of the norms around them."""
+    graph, store = trace(NETS[name]())
+    forward, gradient, statistics = train_both(graph, store, draw(shape), bf16=bf16)
+    assert forward <= (0.03 if bf16 else 1e-5)
+    assert gradient <= (0.2 if bf16 else 1e-4)
+    assert statistics <= (0.01 if bf16 else 1e-5)
+
+
+def test_winograd_takes_both_passes_of_training() -> None:
+    graph, store = trace(NETS["few channels"]())
     plan = _core.Plan(graph.differentiate(store), store, [("f32", SHAPES[0])])
-    assert "winograd" not in [s["pattern"] for s in plan.steps()]
+    steps = [(s["pattern"], s["backward"]) for s in plan.steps()]
+    assert steps.count(("winograd", False)) == steps.count(("winograd", True)) == 2
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("name", ["few channels", "2x2", "repvgg", "residual"])
+def test_winograd_training_bits_do_not_depend_on_threads_or_rounds(name: str, bf16: bool) -> None:
+    """Rounds of any height: sums for norms go by rows of tiles. What other steps sum by strips
+    (weight gradients) keeps its strip."""
+    graph, store = trace(NETS[name]())
+    training, x = graph.differentiate(store), draw(SHAPES[2])
+    outputs, gradients = set(), set()
+    for count in (1, 2, 3):
+        for strip in (0, 1, 3):
+            _core.set_num_threads(count)
+            mine = store.copy()
+            plan = _core.Plan(training, mine, [("f32", x.shape)], strip_rows=strip, bf16=bf16)
+            out = plan.forward([x])
+            gradient = np.zeros(mine.size, np.float32)
+            plan.backward([np.cos(o) for o in out], gradient)
+            outputs.add((out[0].tobytes(), mine.flat().tobytes()))
+            if strip == 0:
+                gradients.add(gradient.tobytes())
+    assert len(outputs) == 1
+    assert len(gradients) == 1

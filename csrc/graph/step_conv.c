@@ -166,7 +166,8 @@ static void pack_taps(const dd_kernels_table *kernels, const dd_conv *c, const d
 
 size_t dd_conv_pack_scratch(const dd_conv *c) {
     size_t floats = (size_t)(c->k_h * c->k_w) * (size_t)(c->c_in / c->groups);
-    return c->depthwise ? 0 : floats * (size_t)(c->c_out / c->groups) * sizeof(float);
+    size_t out = ((size_t)(c->c_out / c->groups) + 15) / 16 * 16; /* whole vectors: Winograd's */
+    return c->depthwise ? 0 : floats * out * sizeof(float);
 }
 
 void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread) {

@@ -1,4 +1,5 @@
-/* The Winograd step of inference: a 3×3 convolution of stride 1 with many channels.
+/* The Winograd step: a 3×3 convolution of stride 1 with many channels, or, in training, the
+ * gradient of its input, which is one with the weights turned round.
  *
  * Phases, a barrier after each: the input's tiles are transformed (load: any source), α² matrix
  * products, one a plane, and the transform back (store: bias, residual, activation). Threads
@@ -7,12 +8,14 @@
  * rounds of the three phases: the planes of a round must stay in the second-level cache.
  *
  * Tiles lie on the map's own grid from (0, 0) on and side depends on the channels alone: the bits
- * of an output depend on its tile's patch of inputs, neither on the map's size nor on threads. N,
- * H, W: output; α = side + 2. */
+ * of an output depend on its tile's patch of inputs, neither on the map's size nor on threads. Sums
+ * for batch norms go by rows of tiles to slots, whatever the rounds. N, H, W: output; α = side + 2.
+ */
 #include "graph/steps.h"
 
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/threads.h"
 
 enum {
@@ -21,6 +24,7 @@ enum {
     MAX_WEIGHTS = 340000, /* floats of 36 planes, beyond which 16 planes are faster */
     ROUND_TILES = 32,
     PHASES = 3,
+    MAX_PLANES = 36,
 };
 
 static int64_t tiles_x(const dd_conv *c) {
@@ -49,32 +53,37 @@ static const double transform_4[6][3] = {{1. / 4, 0, 0},
                                          {1. / 24, -1. / 12, 1. / 6},
                                          {0, 0, 1}};
 
-/* (G·g·Gᵀ)[i, j] of one 3×3 kernel, rounded once. */
-static float transformed(const double (*g)[3], int i, int j, const float *kernel) {
-    double sum = 0;
-    for (int r = 0; r < 3; r++)
-        for (int s = 0; s < 3; s++)
-            sum += g[i][r] * g[j][s] * (double)kernel[r * 3 + s];
-    return (float)sum;
-}
-
 size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *c) {
     return (size_t)planes_of(c) * kernels->gemm_f32_packed(c->c_in, c->c_out);
 }
 
+/* Taps are packed as the products want them and then transformed, all pairs of channels at once:
+ * G·g·Gᵀ is a product of matrices with the nine taps' numbers for its columns. */
 void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *c, const float *weight,
                       float *gathered, float *packed) {
     const double(*g)[3] = c->winograd == 2 ? transform_2 : transform_4;
-    const int alpha = c->winograd + 2;
+    const int alpha = c->winograd + 2, planes = planes_of(c);
+    const int64_t in_step = c->turned ? (int64_t)9 * c->c_out : 9;
+    const int64_t out_step = c->turned ? 9 : (int64_t)9 * c->c_in;
     const size_t plane = kernels->gemm_f32_packed(c->c_in, c->c_out);
-    for (int p = 0; p < planes_of(c); p++, packed += plane) {
-        float *to = gathered;
-        for (int i = 0; i < c->c_in; i++)
-            for (int o = 0; o < c->c_out; o++)
-                *to++ =
-                    transformed(g, p / alpha, p % alpha, weight + ((int64_t)o * c->c_in + i) * 9);
-        kernels->gemm_f32_pack(gathered, c->c_out, 1, c->c_in, c->c_out, packed);
+    float factors[9 * MAX_PLANES];
+    for (int tap = 0; tap < 9; tap++) {
+        kernels->gemm_f32_pack(weight + (c->turned ? 8 - tap : tap), in_step, out_step, c->c_in,
+                               c->c_out, gathered + (size_t)tap * plane);
+        for (int p = 0; p < planes; p++)
+            factors[tap * planes + p] = (float)(g[p / alpha][tap / 3] * g[p % alpha][tap % 3]);
     }
+    memset(packed, 0, (size_t)planes * plane * sizeof(float));
+    dd_gemm_tn all = {.a = factors,
+                      .lda = planes,
+                      .b = gathered,
+                      .ldb = (int64_t)plane,
+                      .c = packed,
+                      .ldc = (int64_t)plane,
+                      .m = 9,
+                      .k = planes,
+                      .n = (int)plane};
+    kernels->gemm_tn_f32(&all);
 }
 
 /* ---- the phases ---------------------------------------------------------------------------- */
@@ -136,11 +145,57 @@ static void input_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, c
     run->plan->kernels->winograd_input_f32(&w);
 }
 
+/* Parts that the rows of tiles are cut into where sums are made: a slot each. */
+static int64_t slots_of(const dd_conv *c) {
+    return c->n * c->oh < DD_SLOTS ? c->n * c->oh : DD_SLOTS;
+}
+
+static bool makes_sums(const dd_step *s) {
+    return s->norm >= 0 || s->reduction.norm >= 0;
+}
+
+/* Sums over output rows that lie at w->y and begin with pixel (y, x) of image n. */
+static void add_sums(const dd_run *run, const dd_step *s, const dd_winograd_output *w, int64_t n,
+                     int64_t y, int64_t x, int64_t width, int64_t slot) {
+    for (int i = 0; s->reduction.norm >= 0 && i < w->rows; i++)
+        dd_norm_gradient_pixels(run, &s->reduction, w->y + i * w->y_row, w->y_pitch, n, y + i, x,
+                                width, slot);
+    if (s->norm < 0)
+        return;
+    const dd_norm *norm = &run->plan->norms[s->norm];
+    double *sums = run->plan->sums + norm->sums + (size_t)slot * 2 * (size_t)norm->c;
+    dd_channel_sums sum = {.x = w->y,
+                           .pitch = w->y_pitch,
+                           .row_pitch = w->y_row,
+                           .width = width,
+                           .rows = w->rows,
+                           .c = norm->c,
+                           .shift = dd_store_data(run->binding->store, norm->running_mean),
+                           .sum = sums,
+                           .squares = sums + norm->c};
+    run->plan->kernels->channel_sums_f32(&sum);
+}
+
+static void clear_sums(const dd_run *run, const dd_step *s) {
+    const dd_norm *norm = s->norm >= 0 ? &run->plan->norms[s->norm] : NULL;
+    for (int64_t slot = 0; slot < slots_of(&run->plan->convs[s->conv]); slot++) {
+        if (norm)
+            memset(run->plan->sums + norm->sums + (size_t)slot * 2 * (size_t)norm->c, 0,
+                   2 * (size_t)norm->c * sizeof(double));
+        if (s->reduction.norm >= 0)
+            dd_norm_gradient_begin(run, &s->reduction, slot);
+    }
+}
+
+/* Back from the planes; bfloat16 by way of scratch. */
 static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, const round *r,
-                         int64_t tile, int64_t count) {
+                         int64_t tile, int64_t count, int64_t slot, float *scratch) {
     const int64_t row = r->begin + tile / tiles_x(c), n = row / tiles_y(c);
     const int64_t y = row % tiles_y(c) * c->winograd, x = tile % tiles_x(c) * c->winograd;
     const dd_pvalue *out = &run->plan->values[s->y];
+    const bool half = dd_is_half(run->plan, s->y);
+    int64_t width = c->ow - x;
+    width = width < count * c->winograd ? width : count * c->winograd;
     dd_winograd_output w = {.side = c->winograd,
                             .m = r->m + tile * c->c_out,
                             .m_pitch = c->c_out,
@@ -149,7 +204,7 @@ static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, 
                             .c = c->c_out,
                             .bias = dd_conv_bias(run, c),
                             .act = s->residual >= 0 ? s->act_after : s->act,
-                            .y = dd_row(run, s->y, n, y) + x * out->pitch,
+                            .y = half ? scratch : dd_row(run, s->y, n, y) + x * out->pitch,
                             .y_pitch = out->pitch,
                             .y_row = c->ow * out->pitch,
                             .width = c->ow - x,
@@ -160,6 +215,21 @@ static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, 
         w.residual = dd_row(run, s->residual, n, y) + x * w.residual_pitch;
     }
     run->plan->kernels->winograd_output_f32(&w);
+    if (makes_sums(s))
+        add_sums(run, s, &w, n, y, x, width, slot);
+    for (int i = 0; half && i < w.rows; i++)
+        dd_store_pixels(run, s->y, n, y + i, x, width, w.y + i * w.y_row, w.y_pitch);
+}
+
+/* Whole rows of tiles: what of slot `slot` lies in the round. */
+static void output_slot(const dd_run *run, const dd_step *s, const dd_conv *c, const round *r,
+                        int64_t slot, float *scratch) {
+    int64_t row, end;
+    dd_cut(c->n * tiles_y(c), slots_of(c), slot, &row, &end);
+    row = row > r->begin ? row : r->begin;
+    end = end < r->end ? end : r->end;
+    for (; row < end; row++)
+        output_tiles(run, s, c, r, (row - r->begin) * tiles_x(c), tiles_x(c), slot, scratch);
 }
 
 static void multiply_plane(const dd_run *run, const dd_conv *c, const round *r, int64_t plane) {
@@ -181,7 +251,20 @@ static void multiply_plane(const dd_run *run, const dd_conv *c, const round *r, 
 
 static void winograd_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     const dd_conv *c = &run->plan->convs[s->conv];
+    if (phase == s->n_phases - 1 && makes_sums(s)) {
+        if (s->norm >= 0)
+            dd_norm_finish(run, s->norm);
+        if (s->reduction.norm >= 0)
+            dd_norm_gradient_finish(run, &s->reduction, slots_of(c));
+        return;
+    }
     const round r = round_of(run->plan, s, phase / PHASES);
+    if (phase == 0 && unit == 0 && makes_sums(s))
+        clear_sums(run, s);
+    if (phase % PHASES == 2 && makes_sums(s)) {
+        output_slot(run, s, c, &r, unit, dd_scratch(run, thread));
+        return;
+    }
     if (phase % PHASES == 1) {
         multiply_plane(run, c, &r, unit);
         return;
@@ -194,13 +277,15 @@ static void winograd_run(const dd_run *run, const dd_step *s, int phase, int64_t
         if (phase % PHASES == 0)
             input_tiles(run, s, c, &r, tile, count, dd_scratch(run, thread));
         else
-            output_tiles(run, s, c, &r, tile, count);
+            output_tiles(run, s, c, &r, tile, count, 0, dd_scratch(run, thread));
         tile += count;
     }
 }
 
 static int64_t winograd_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
     const dd_conv *c = &plan->convs[s->conv];
+    if (makes_sums(s) && (phase == s->n_phases - 1 || phase % PHASES == 2))
+        return phase == s->n_phases - 1 ? 1 : slots_of(c);
     if (phase % PHASES == 1)
         return planes_of(c);
     int64_t tiles = round_of(plan, s, phase / PHASES).tiles;
@@ -219,37 +304,89 @@ static int64_t rounds_of(const dd_plan *plan, const dd_conv *c) {
     return (rows + at_once - 1) / at_once;
 }
 
-dd_status dd_match_winograd(dd_plan *plan, const dd_store *store, int node, bool *matched) {
-    (void)store;
-    const dd_node *n = &plan->graph->nodes[node];
-    if (plan->graph->training || n->op != &dd_op_conv || plan->conv_of[node] < 0)
-        return DD_OK;
-    dd_conv *c = &plan->convs[plan->conv_of[node]];
-    if (c->k_h != 3 || c->k_w != 3 || c->stride != 1 || c->dilation != 1 || c->groups != 1 ||
-        c->c_in < MIN_CHANNELS || c->c_out < MIN_CHANNELS || c->c_in * c->c_out < MIN_PAIRS)
-        return DD_OK;
-    dd_step *s;
-    DD_TRY(dd_step_new(plan, "winograd", &s));
-    c->winograd = 36 * c->c_in * c->c_out <= MAX_WEIGHTS ? 4 : 2;
-    c->packed_floats = dd_winograd_floats(plan->kernels, c);
-    s->conv = plan->conv_of[node];
-    s->run = winograd_run;
-    s->units = winograd_units;
-    s->n_phases = (int)(PHASES * rounds_of(plan, c));
-    s->x = n->in[0];
-    s->y = n->out[0];
-    dd_step_node(plan, s, node);
-    dd_step_reads(plan, s, s->x);
+static bool pays(const dd_conv *c) {
+    return c->k_h == 3 && c->k_w == 3 && c->stride == 1 && c->dilation == 1 && c->groups == 1 &&
+           c->c_in >= MIN_CHANNELS && c->c_out >= MIN_CHANNELS && c->c_in * c->c_out >= MIN_PAIRS;
+}
+
+/* The convolution from the gradient of y to that of x. */
+static dd_conv turned(const dd_conv *c) {
+    dd_conv t = *c;
+    t.c_in = c->c_out;
+    t.c_out = c->c_in;
+    t.h = c->oh;
+    t.w = c->ow;
+    t.oh = c->h;
+    t.ow = c->w;
+    t.pad_top = 2 - c->pad_top;
+    t.pad_left = 2 - c->pad_left;
+    t.turned = true;
+    t.bias = -1;
+    t.uses_dx = t.uses_forward = false;
+    return t;
+}
+
+/* What the step's store does beyond the convolution. */
+static void take_forward(dd_plan *plan, dd_step *s, const dd_conv *c) {
     dd_conv_epilogue(plan, s, c);
-    dd_step_writes(s, s->y);
-    dd_conv_use(plan, c);
-    s->scratch =
-        (size_t)((c->winograd + 2) * (tiles_x(c) * c->winograd + 2) * c->c_in) * sizeof(float);
+    if (plan->graph->training)
+        dd_conv_take_sums(plan, s);
+}
+
+static void take_backward(dd_plan *plan, dd_step *s, const dd_conv *c) {
+    s->dx = s->y;
+    dd_conv_take_residual(plan, s, c);
+    dd_conv_take_reduction(plan, s);
+    s->y = s->dx;
+    s->residual = s->dx_residual;
+    s->dx = s->dx_residual = -1;
+}
+
+static void choose_rounds(dd_plan *plan, dd_step *s, const dd_conv *c) {
+    s->n_phases = (int)(PHASES * rounds_of(plan, c));
     for (int i = 0; i < s->n_phases / PHASES; i++) {
         round r = round_of(plan, s, i);
         size_t floats = (size_t)(planes_of(c) * (r.v_plane + r.m_plane));
         s->planes_floats = floats > s->planes_floats ? floats : s->planes_floats;
     }
+    s->n_phases += makes_sums(s);
+    size_t in = (size_t)((c->winograd + 2) * (tiles_x(c) * c->winograd + 2) * c->c_in);
+    size_t out = (size_t)(c->winograd * c->ow * plan->values[s->y].pitch);
+    s->scratch = (in > out ? in : out) * sizeof(float);
+}
+
+dd_status dd_match_winograd(dd_plan *plan, const dd_store *store, int node, bool *matched) {
+    (void)store;
+    const dd_node *n = &plan->graph->nodes[node];
+    bool dx = n->op == &dd_op_conv_dx;
+    if ((n->op != &dd_op_conv && !dx) || n->backward || plan->conv_of[node] < 0)
+        return DD_OK;
+    int conv = plan->conv_of[node];
+    if (!pays(&plan->convs[conv]) ||
+        (dx && (plan->convs[conv].pad_top > 2 || plan->convs[conv].pad_left > 2)))
+        return DD_OK;
+    if (dx) {
+        DD_TRY(dd_reserve(&plan->convs, &plan->convs_capacity, plan->n_convs + 1, sizeof(dd_conv)));
+        plan->convs[plan->n_convs] = turned(&plan->convs[conv]);
+        conv = (int)plan->n_convs++;
+    }
+    dd_conv *c = &plan->convs[conv];
+    dd_step *s;
+    DD_TRY(dd_step_new(plan, "winograd", &s));
+    c->winograd = MAX_PLANES * c->c_in * c->c_out <= MAX_WEIGHTS ? 4 : 2;
+    c->packed_floats = dd_winograd_floats(plan->kernels, c);
+    s->conv = conv;
+    s->run = winograd_run;
+    s->units = winograd_units;
+    s->x = n->in[0];
+    s->y = n->out[0];
+    dd_step_node(plan, s, node);
+    dd_step_reads(plan, s, s->x);
+    (dx ? take_backward : take_forward)(plan, s, c);
+    dd_step_writes(s, s->y);
+    dd_conv_use(plan, c);
+    s->halves = true;
+    choose_rounds(plan, s, c);
     *matched = true;
     return DD_OK;
 }

@@ -93,7 +93,9 @@ typedef struct dd_conv {
     int n_phases;
     bool uses_forward, uses_dx; /* which weights a step reads */
     int winograd;               /* side of the output tiles; 0: no Winograd */
-    size_t packed, packed_dx;   /* offsets in plan->packed */
+    bool turned; /* of Winograd: a gradient's, from y to x; its weights OIHW with I and O, and both
+                    axes, turned round */
+    size_t packed, packed_dx; /* offsets in plan->packed */
     size_t packed_floats, packed_dx_floats;
 } dd_conv;
 
@@ -418,7 +420,7 @@ void dd_expand_gradient(const dd_run *run, const dd_step *s, int64_t n, int64_t 
 /* Adds what was summed since to the slot. */
 void dd_expand_add_part(const dd_run *run, const dd_step *s, const dd_expanded *p, int64_t slot);
 
-/* Winograd's weights: floats of all planes; `gathered` holds c_in · c_out. */
+/* Winograd's weights: floats of all planes; `gathered` holds the nine taps, packed. */
 size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *conv);
 void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *conv, const float *weight,
                       float *gathered, float *packed);
