@@ -209,7 +209,7 @@ def assign(
     logits: npt.ArrayLike | None = None,
     deltas: npt.ArrayLike | None = None,
     levels: npt.ArrayLike | None = None,
-    assigner: str = "tal",
+    assigner: str = "atss",
     alpha: float = 0.5,
     beta: float = 6.0,
     topk: int | None = None,
@@ -229,7 +229,7 @@ def assign(
 
     >>> a = assign([[0, 0, 8, 8], [8, 0, 16, 8]], [[9, 0, 15, 8]], [0])
     >>> a.object.tolist(), a.target.round(2).tolist()
-    ([-1, 0], [0.0, 0.75])
+    ([-1, 0], [0.0, 1.0])
     """
     a, m = _boxes(anchors, "assign: anchors"), _boxes(boxes, "assign: boxes")
     obj, target, iou = _core.assign(

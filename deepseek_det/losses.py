@@ -291,7 +291,7 @@ def detection_loss(
     ignore: npt.ArrayLike | None = None,
     *,
     levels: npt.ArrayLike | None = None,
-    assigner: str = "tal",
+    assigner: str = "atss",
     cls_loss: str = "bce",
     box_loss: str = "giou",
     cls_weight: float = 1.0,
@@ -312,14 +312,15 @@ def detection_loss(
     """The training criterion of an anchor detector: assigns, sums both losses, gives gradients.
 
     logits: (N, A, nc); deltas: (N, A, 4); anchors: (A, 4), `levels` their offsets by level (ATSS
-    needs them; `anchors.detector_anchors` gives both). Ground truth: boxes (M, 4) of all images one
+    looks at each; None: one level; `anchors.detector_anchors` gives both). Ground truth: boxes (M, 4) of all images one
     after another in network pixels, labels (M,), ignore (M,) bool or None, offsets (N + 1,): image
     i has the rows ``offsets[i]:offsets[i + 1]``. Anchors mostly inside an ignore box get no class
     loss; broken boxes are nobody's object.
 
-    assigner: "tal" (task-aligned: metric score^alpha · IoU^beta, the best `topk` = 13 an object
-    among anchors whose centre lies in it and no side of which is more than `max_ratio` off), "atss"
-    (`topk` = 27 nearest a level) or "max_iou". cls_loss: "bce", "focal" or "qfl" with `cls_params`
+    assigner: "atss" (as `Detector.train` has it: of the `topk` = 27 nearest a level those whose IoU
+    is above the mean plus the deviation), "tal" (task-aligned: metric score^alpha · IoU^beta, the
+    best `topk` = 13 an object among anchors whose centre lies in it and no side of which is more
+    than `max_ratio` off) or "max_iou". cls_loss: "bce", "focal" or "qfl" with `cls_params`
     in the order of their own functions; box_loss: "giou" on decoded boxes, "l2" or "smooth_l1" on
     deltas. class_weights: (nc,) for the classes' columns.
     Both losses are divided by the sum of their targets over the batch, 1 at least.
@@ -332,7 +333,7 @@ def detection_loss(
     >>> r = detection_loss(np.full((1, len(a.boxes), 2), -2.0), np.zeros((1, len(a.boxes), 4)),
     ...                    a.boxes, [[8, 8, 40, 40]], [1], [0, 1], levels=a.levels)
     >>> r.positives, round(r.loss_box, 3), r.dlogits.shape
-    (13, 0.988, (1, 252, 2))
+    (15, 1.116, (1, 252, 2))
     """
     x = np.ascontiguousarray(logits, np.float32)
     d = np.ascontiguousarray(deltas, np.float32)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_nms import iou_matrix
 
+import deepseek_det as dd
 from deepseek_det.anchors import assign, detector_anchors
 
 ANCHORS, LEVELS = detector_anchors(128)
@@ -92,7 +93,9 @@ def settled(owner, n):
 def test_task_aligned_equals_its_twin(seed):
     boxes, labels, logits, deltas = scene(seed)
     owner, target = tal_twin(boxes, labels, logits, deltas)
-    got = assign(ANCHORS, boxes, labels, logits=logits, deltas=deltas, levels=LEVELS)
+    got = assign(
+        ANCHORS, boxes, labels, logits=logits, deltas=deltas, levels=LEVELS, assigner="tal"
+    )
     sure = settled(owner, len(boxes))
     rescued = np.isin(got.object, np.flatnonzero(~sure)) & (got.object >= 0)
     np.testing.assert_array_equal(got.object[~rescued], owner[~rescued])
@@ -184,6 +187,21 @@ def test_more_objects_than_anchors_leave_the_last_ones_out():
     got = assign(few, [[0, 0, 7, 7], [9, 0, 15, 8], [1, 1, 6, 6]], [0, 0, 0])
     assert got.object.tolist() == [0, 1]
     assert assign(np.zeros((0, 4)), [[0, 0, 7, 7]], [0]).object.shape == (0,)
+
+
+def test_training_and_its_parts_start_from_one_assigner():
+    from inspect import signature
+
+    from deepseek_det import losses
+    from deepseek_det.train import Settings
+
+    starts = [f.__kwdefaults__["assigner"] for f in (assign, losses.detection_loss)]
+    starts += [signature(f).parameters["assigner"].default for f in (Settings, dd.Detector.train)]
+    assert set(starts) == {"atss"}
+    boxes, labels, logits, deltas = scene(0)
+    given = {"logits": logits, "deltas": deltas, "levels": LEVELS}
+    got, want = (assign(ANCHORS, boxes, labels, **given, **o) for o in ({}, {"assigner": "atss"}))
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
 
 
 BAD_CASES = {

@@ -261,7 +261,7 @@ class Scene:
             self.ignore, levels=self.levels, class_weights=self.weights, **options,
         )  # fmt: skip
 
-    def twin(self, assigner="tal", cls_loss="bce", box_loss="giou", cls_weight=1, box_weight=2):
+    def twin(self, assigner="atss", cls_loss="bce", box_loss="giou", cls_weight=1, box_weight=2):
         """The criterion from the single losses and `assign`, in NumPy and double."""
         functions = {
             "bce": losses.bce_loss,
