@@ -1,26 +1,31 @@
 """Labels that a model doubts, worst first.
 
-Each image's labels are matched with the predictions that are worth it, one to one and optimally as
-in `cross_check`. What does not fit becomes a suspicion with a score from 0 to 1, an estimate of how
-surely something is wrong there:
+Each image's labels are matched with the confident predictions, one to one and optimally as in
+`cross_check`. What does not fit is a suspicion with evidence, from 0 to 1:
 
-- missing: a prediction without a label. Score: how often predictions of this confidence and class
-  are right, measured on the data set itself (most labels are right), less as other labels cover it.
-- spurious: a label without a prediction. Score: how often the model finds such labels, of this
-  class and size, less as weak predictions support it.
-- location: label and prediction of one class that overlap less than is usual for the class.
-- class: label and prediction of different classes in one place.
-- ambiguous: any of these where the model wavers over mirrored and scaled views, or the image is
-  blurred there: nobody is clearly wrong, so leaving it out of the loss is suggested.
+- missing: a prediction without a label. Its confidence, less as a label covers its place, and less
+  where the image has many more like it: there somebody stopped labelling, or the model invents.
+- spurious: a label without a prediction. What weak predictions of its class lack of supporting it.
+- location: label and prediction of one class. How far even the view that fits best is from the
+  label.
+- class: label and prediction of different classes in one place. The confidence for the other class,
+  less what supports the label's own.
 
-The evidence is the mean over the views, so that a single odd look counts less.
+The evidence is a mean over the views (plain, mirrored, scaled), so that a single odd look counts
+less. Where the model wavers between them, or the image is blurred, a suspicion is "ambiguous":
+nobody is clearly wrong, and leaving the place out of the loss is suggested.
+
+Evidence of one kind is not worth what the same number of another kind is. So scores come from a
+rehearsal: errors of all kinds are planted into a copy of the labels (the predictions stay as they
+are, their makers have not seen these labels), and what share of the suspicions of a kind and
+strength then points at a planted error is the score, for the rate of errors that is assumed.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -42,11 +47,9 @@ FloatArray = npt.NDArray[np.float64]
 NEAR, SAME_PLACE = 0.1, 0.5
 """IoU from which a label and a prediction may mean one object; from which they are in one place."""
 BINS = 12
-"""Steps of the curves that are measured on the data: confidence → precision, size → recall."""
-PRIOR = 4.0
-"""Weight of a curve's mean in a step with few samples."""
-STRONG = 0.3
-"""Predictions that are right more often than this are matched with the labels."""
+"""Steps of the curve from evidence to score."""
+STRONG = 0.25
+"""Predictions of this confidence are matched with the labels; weaker ones only support them."""
 WAVER = 0.5
 """Span of the evidence over the views beyond which the model wavers."""
 BLUR_QUANTILE, BLUR_SIDE_PX = 0.03, 8
@@ -88,28 +91,36 @@ class Ranking(CrossCheck):
 def rank(
     data: Source,
     det_or_folds: Detector | Predictions | str | os.PathLike[str],
-    min_score: float = 0.05,
+    min_score: float = 0.01,
+    rate: float = 0.05,
     blur: bool = True,
+    seed: int = 0,
 ) -> Ranking:
     """Labels that a model doubts, worst first.
 
     data: path or data set; all its splits. det_or_folds: predictions of `fold_predictions` (or
     their file), or a detector that was not trained on these labels: one that was repeats their
-    errors. min_score: what is less suspicious is left out. blur: decode images to see where they
-    are blurred. Ignored regions are neither judged nor missing.
-    Raises Error where classes or images do not fit, ValueError on min_score.
+    errors. min_score: what is less suspicious is left out. rate: the share of labels that is
+    assumed to be wrong, in equal parts of each kind; it moves the scores more than their order.
+    blur: decode images to see where they are blurred. seed: of the rehearsal. Ignored regions are
+    neither judged nor missing.
+    Raises Error where classes or images do not fit, ValueError on min_score and rate.
     """
     if not 0 <= min_score <= 1:
         raise ValueError(f"rank: min_score is {min_score}, 0 to 1 was needed")
+    if not 0 < rate < 1:
+        raise ValueError(f"rank: rate is {rate}, a share between 0 and 1 was needed")
     named, names = one_set(data, "rank")
     predictions = _predictions(data, det_or_folds)
     views = [_by_names(predictions, n, names) for n in named]
-    judge = _Judge.measure(list(named.values()), [v[0] for v in views], len(names))
+    curves = _rehearse(list(named.values()), views, len(names), rate, seed)
     suspicions: list[_Suspicion] = []
     for (name, record), seen in zip(named.items(), views, strict=True):
-        suspicions += judge.look(name, record, seen)
-    suspicions = [s for s in suspicions if s.score >= min_score]
-    suspicions.sort(key=lambda s: (-s.score, s.image))
+        for s in _look(name, record, seen):
+            score = curves[s.reason](s.score)
+            if score >= min_score:
+                suspicions.append(s._replace(score=score))
+    suspicions.sort(key=lambda s: -s.score)
     if blur:
         _mark_blurred(suspicions, named)
     return _ranking(data, named, names, suspicions)
@@ -136,29 +147,20 @@ def _by_names(predictions: Predictions, image: str, names: Sequence[str]) -> lis
     return [Seen(s.xyxy, s.conf, place[s.labels]) for s in predictions.images[image]]
 
 
-# ---- what the model is worth ----------------------------------------------------------------
+# ---- what does not fit ----------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Curve:
-    """A rate that grows with x, measured in steps: a share of hits a step, smoothed towards the
-    mean where samples are few."""
-
-    edges: FloatArray
-    rates: FloatArray
-
-    @classmethod
-    def measure(cls, x: FloatArray, hit: npt.NDArray[np.bool_], rising: bool) -> _Curve:
-        mean = (float(hit.sum()) + 1) / (len(hit) + 2)
-        edges = np.unique(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:-1])) if len(x) else x
-        step = np.searchsorted(edges, x, "right")
-        n = np.bincount(step, minlength=len(edges) + 1)
-        hits = np.bincount(step, hit.astype(np.float64), len(edges) + 1)
-        rates = (hits + PRIOR * mean) / (n + PRIOR)
-        return cls(edges, np.maximum.accumulate(rates) if rising else rates)
-
-    def __call__(self, x: npt.ArrayLike) -> FloatArray:
-        return self.rates[np.searchsorted(self.edges, x, "right")]
+class _Suspicion(NamedTuple):
+    image: str
+    reason: str
+    score: float  # the evidence, later the score
+    label: int | None  # position in the record
+    box: Box
+    kind: int  # the label's class, or the prediction's
+    model: tuple[Box, int, float] | None  # box, class and confidence of the prediction
+    span: float  # of the support over the views
+    text: str = ""
+    blurred: bool = False
 
 
 def _closeness(iou: npt.ArrayLike) -> FloatArray:
@@ -166,169 +168,104 @@ def _closeness(iou: npt.ArrayLike) -> FloatArray:
     return np.clip((np.asarray(iou, np.float64) - NEAR) / (SAME_PLACE - NEAR), 0, 1)
 
 
-class _Suspicion(NamedTuple):
-    image: str
-    reason: str
-    score: float
-    label: int | None  # position in the record
-    box: Box
-    kind: int  # the label's class, or the prediction's
-    model: tuple[Box, int, float] | None  # box, class and confidence of the prediction
-    span: float  # of the evidence over the views
-    text: str = ""
-    blurred: bool = False
-
-
-@dataclass(slots=True)
-class _Judge:
-    """What the model is worth on this data set, by class, and how it judges an image."""
-
-    precision: list[_Curve]
-    recall: list[_Curve]
-    usual_iou: list[float]
-    classes: int = field(default=0)
-
-    @classmethod
-    def measure(cls, records: Sequence[Record], seen: Sequence[Seen], classes: int) -> _Judge:
-        conf: list[list[FloatArray]] = [[] for _ in range(classes)]
-        right: list[list[npt.NDArray[np.bool_]]] = [[] for _ in range(classes)]
-        size: list[list[FloatArray]] = [[] for _ in range(classes)]
-        found: list[list[npt.NDArray[np.bool_]]] = [[] for _ in range(classes)]
-        overlaps: list[list[float]] = [[] for _ in range(classes)]
-        for record, s in zip(records, seen, strict=True):
-            keep = ~record.ignore
-            boxes, labels = record.boxes[keep], record.labels[keep]
-            free = ~_in_regions(s.xyxy, record.boxes[record.ignore])
-            s = Seen(s.xyxy[free], s.conf[free], s.labels[free])
-            partner, overlap = _core.match_labels(
-                boxes, labels, s.xyxy, s.labels, SAME_PLACE, SAME_PLACE
-            )
-            hit = partner >= 0
-            hit[hit] = labels[hit] == s.labels[partner[hit]]
-            taken = np.zeros(len(s.conf), np.bool_)
-            taken[partner[hit]] = True
-            area = np.sqrt(np.prod((boxes[:, 2:] - boxes[:, :2]).astype(np.float64), 1))
-            for k in range(classes):
-                conf[k].append(s.conf[s.labels == k].astype(np.float64))
-                right[k].append(taken[s.labels == k])
-                size[k].append(area[labels == k])
-                found[k].append(hit[labels == k])
-                overlaps[k] += overlap[hit & (labels == k)].tolist()
-        joined = [
-            [np.concatenate([np.zeros(0), *part]) for part in table] for table in (conf, size)
-        ]
-        flags = [
-            [np.concatenate([np.zeros(0, np.bool_), *part]) for part in table]
-            for table in (right, found)
-        ]
-        return cls(
-            [_Curve.measure(joined[0][k], flags[0][k], True) for k in range(classes)],
-            [_Curve.measure(joined[1][k], flags[1][k], False) for k in range(classes)],
-            [float(np.quantile(o, 0.1)) if len(o) >= 10 else SAME_PLACE for o in overlaps],
-            classes,
-        )
-
-    def chance(self, s: Seen) -> FloatArray:
-        """How surely each prediction is right."""
-        p = np.zeros(len(s.conf))
-        for k in range(self.classes):
-            mine = s.labels == k
-            p[mine] = self.precision[k](s.conf[mine])
-        return p
-
-    def support(self, views: Sequence[Seen], box: Box, kind: int | None) -> FloatArray:
-        """What each view has for an object of class `kind` (None: of any) in a place, 0 to 1."""
-        here = np.array([box], np.float32)
-        found = []
-        for s in views:
-            mine = np.ones(len(s.conf), np.bool_) if kind is None else s.labels == kind
-            if not mine.any():
-                found.append(0.0)
-                continue
+def _support(views: Sequence[Seen], box: Box, kind: int) -> FloatArray:
+    """What each view has for an object of class `kind` in a place: the best confidence, less as
+    the prediction lies apart."""
+    here = np.array([box], np.float32)
+    found = np.zeros(len(views))
+    for v, s in enumerate(views):
+        mine = s.labels == kind
+        if mine.any():
             close = _closeness(_core.box_iou(here, s.xyxy[mine])[0])
-            part = Seen(s.xyxy[mine], s.conf[mine], s.labels[mine])
-            found.append(float((close * self.chance(part)).max()))
-        return np.array(found)
+            found[v] = (close * s.conf[mine]).max()
+    return found
 
-    def look(self, image: str, record: Record, views: Sequence[Seen]) -> Iterator[_Suspicion]:
-        """The suspicions on one image."""
-        plain = views[0]
-        keep = np.flatnonzero(~record.ignore)
-        boxes, labels = record.boxes[keep], record.labels[keep]
-        strong = np.flatnonzero(
-            (self.chance(plain) >= STRONG) & ~_in_regions(plain.xyxy, record.boxes[record.ignore])
-        )
-        strong_boxes, strong_labels = plain.xyxy[strong], plain.labels[strong]
-        partner, overlap = _core.match_labels(
-            boxes, labels, strong_boxes, strong_labels, SAME_PLACE, NEAR
-        )
-        used: set[int] = set()
-        for i, (j, iou) in enumerate(zip(partner.tolist(), overlap.tolist(), strict=True)):
-            box, kind, at = _as_box(boxes[i]), int(labels[i]), int(keep[i])
-            if j >= 0 and (strong_labels[j] == kind or iou >= SAME_PLACE):
-                used.add(j)
-                p = int(strong[j])
-                model = (_as_box(plain.xyxy[p]), int(plain.labels[p]), float(plain.conf[p]))
-                yield self._paired(image, views, at, box, kind, model, iou)
-            else:
-                yield self._spurious(image, views, at, box, kind)
-        for j, p in enumerate(strong.tolist()):
-            if j not in used:
-                model = (_as_box(plain.xyxy[p]), int(plain.labels[p]), float(plain.conf[p]))
-                yield self._missing(image, views, model, boxes)
 
-    def _paired(
-        self,
-        image: str,
-        views: Sequence[Seen],
-        at: int,
-        box: Box,
-        kind: int,
-        model: tuple[Box, int, float],
-        iou: float,
-    ) -> _Suspicion:
-        evidence = self.support(views, model[0], model[1])
-        sure = float(evidence.mean())
-        if model[1] != kind:
-            own = float(self.support(views, box, kind).mean())
-            score, reason = sure * (1 - own), "class"
-            text = f"IoU {iou:.2f}"
+def _fit(views: Sequence[Seen], box: Box, kind: int) -> float:
+    """The IoU of a label with the prediction of its class that fits it best in any view."""
+    best = 0.0
+    for s in views:
+        mine = (s.labels == kind) & (s.conf >= STRONG)
+        if mine.any():
+            iou = _core.box_iou(np.array([box], np.float32), s.xyxy[mine])
+            best = max(best, float(iou.max()))
+    return best
+
+
+def _look(image: str, record: Record, views: Sequence[Seen]) -> Iterator[_Suspicion]:
+    """The suspicions on one image; their scores are the evidence."""
+    plain = views[0]
+    keep = np.flatnonzero(~record.ignore)
+    boxes, labels = record.boxes[keep], record.labels[keep]
+    regions = record.boxes[record.ignore]
+    strong = np.flatnonzero((plain.conf >= STRONG) & ~_in_regions(plain.xyxy, regions))
+    strong_labels = plain.labels[strong]
+    partner, overlap = _core.match_labels(
+        boxes, labels, plain.xyxy[strong], strong_labels, SAME_PLACE, NEAR
+    )
+    used: set[int] = set()
+    for i, (j, iou) in enumerate(zip(partner.tolist(), overlap.tolist(), strict=True)):
+        box, kind, at = _as_box(boxes[i]), int(labels[i]), int(keep[i])
+        if j >= 0 and (strong_labels[j] == kind or iou >= SAME_PLACE):
+            used.add(j)
+            yield _paired(image, views, (at, box, kind), _prediction(plain, int(strong[j])), iou)
         else:
-            usual = self.usual_iou[kind]
-            far = min(max((usual - iou) / max(usual - NEAR, 0.01), 0.0), 1.0)
-            score, reason = sure * far, "location"
-            text = f"IoU {iou:.2f}, {usual:.2f} is usual"
-        span = float(np.ptp(evidence))
-        return _Suspicion(image, reason, score, at, box, kind, model, span, text)
+            support = _support(views, box, kind)
+            text = f"the model's best is {support.max():.2f}"
+            score, span = 1 - float(support.mean()), float(np.ptp(support))
+            yield _Suspicion(image, "spurious", score, at, box, kind, None, span, text)
+    alone = [int(p) for j, p in enumerate(strong.tolist()) if j not in used]
+    # One of many that lack a label is less telling than a single one.
+    usual = (len(boxes) + 1) / (len(boxes) + 1 + len(alone))
+    for p in alone:
+        yield _missing(image, views, _prediction(plain, p), boxes, usual)
 
-    def _spurious(
-        self, image: str, views: Sequence[Seen], at: int, box: Box, kind: int
-    ) -> _Suspicion:
-        side = float(np.sqrt((box[2] - box[0]) * (box[3] - box[1])))
-        finds = float(self.recall[kind](side))
-        evidence = self.support(views, box, None)
-        score = finds * (1 - float(evidence.mean()))
-        text = f"the model finds {finds:.0%} of such labels"
-        return _Suspicion(
-            image, "spurious", score, at, box, kind, None, float(np.ptp(evidence)), text
-        )
 
-    def _missing(
-        self,
-        image: str,
-        views: Sequence[Seen],
-        model: tuple[Box, int, float],
-        boxes: npt.NDArray[np.float32],
-    ) -> _Suspicion:
-        box, kind, _ = model
-        evidence = self.support(views, box, kind)
-        covered = 0.0
-        if len(boxes):
-            covered = float(_closeness(_core.box_iou(np.array([box], np.float32), boxes)).max())
-        score = float(evidence.mean()) * (1 - covered)
-        text = f"such predictions are right in {evidence[0]:.0%}"
-        span = float(np.ptp(evidence))
-        return _Suspicion(image, "missing", score, None, box, kind, model, span, text)
+def _prediction(seen: Seen, i: int) -> tuple[Box, int, float]:
+    return _as_box(seen.xyxy[i]), int(seen.labels[i]), float(seen.conf[i])
+
+
+def _paired(
+    image: str,
+    views: Sequence[Seen],
+    label: tuple[int, Box, int],
+    model: tuple[Box, int, float],
+    iou: float,
+) -> _Suspicion:
+    """A label and the prediction that it was matched with."""
+    at, box, kind = label
+    support = _support(views, model[0], model[1])
+    span, text = float(np.ptp(support)), f"IoU {iou:.2f}"
+    if model[1] != kind:
+        score = float(support.mean()) * (1 - float(_support(views, box, kind).mean()))
+        return _Suspicion(image, "class", score, at, box, kind, model, span, text)
+    score = float(np.sqrt(support.mean())) * (1 - _fit(views, box, kind))
+    return _Suspicion(image, "location", score, at, box, kind, model, span, text)
+
+
+def _missing(
+    image: str,
+    views: Sequence[Seen],
+    model: tuple[Box, int, float],
+    boxes: npt.NDArray[np.float32],
+    usual: float,
+) -> _Suspicion:
+    """A prediction that no label was matched with."""
+    box, kind, _ = model
+    support = _support(views, box, kind)
+    covered = _covered(box, boxes)
+    score = float(support.mean()) * (1 - covered) * usual
+    text = f"confidence {support.mean():.2f} over the views"
+    return _Suspicion(image, "missing", score, None, box, kind, model, float(np.ptp(support)), text)
+
+
+def _covered(box: Box, boxes: npt.NDArray[np.float32]) -> float:
+    """The largest share of a box that one label covers."""
+    if not len(boxes):
+        return 0.0
+    low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
+    inside = float(np.maximum(high - low, 0).prod(1).max())
+    return inside / max((box[2] - box[0]) * (box[3] - box[1]), 1e-9)
 
 
 def _as_box(values: npt.NDArray[np.float32]) -> Box:
@@ -346,6 +283,111 @@ def _in_regions(
     area = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(1)
     found: npt.NDArray[np.bool_] = (inside >= 0.5 * area[:, None]).any(1)
     return found
+
+
+# ---- the rehearsal --------------------------------------------------------------------------
+
+REHEARSED = 0.1
+"""Share of the labels that get an error in the rehearsal: few enough to leave their surroundings
+as they are, many enough to measure."""
+
+
+class _Score(NamedTuple):
+    """Evidence → share of suspicions like it that point at an error; straight between points."""
+
+    x: FloatArray
+    share: FloatArray
+
+    def __call__(self, x: float) -> float:
+        return float(np.interp(x, self.x, self.share))
+
+
+def _rehearse(
+    records: Sequence[Record],
+    views: Sequence[Sequence[Seen]],
+    classes: int,
+    rate: float,
+    seed: int,
+) -> dict[str, _Score]:
+    """The score of each reason as a function of its evidence."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    sizes = [r.boxes[:, 2:] - r.boxes[:, :2] for r in records]
+    joined = np.concatenate([np.zeros((0, 2), np.float32), *sizes])
+    evidence: dict[str, list[float]] = {r: [] for r in ("missing", "spurious", "location", "class")}
+    hits: dict[str, list[bool]] = {r: [] for r in evidence}
+    for record, seen in zip(records, views, strict=True):
+        worse, places = _plant(rng, record, joined, classes)
+        for s in _look("", worse, seen):
+            evidence[s.reason].append(s.score)
+            near = len(places) > 0
+            near = near and _core.box_iou(np.array([s.box], np.float32), places).max() >= 0.3
+            hits[s.reason].append(bool(near))
+    return {r: _score(np.array(evidence[r]), np.array(hits[r], np.bool_), rate) for r in evidence}
+
+
+def _score(x: FloatArray, hit: npt.NDArray[np.bool_], rate: float) -> _Score:
+    """From (evidence, points at an error) to a rising curve, by steps of equally many hits."""
+    # The steps are cut at the hits, which are few and strong; what lies below the weakest is one.
+    marks = np.sort(x[hit])
+    cuts = np.unique(np.quantile(marks, np.linspace(0, 1, BINS + 1))) if len(marks) else marks
+    step = np.searchsorted(cuts, x, "right")
+    n = np.bincount(step, minlength=len(cuts) + 1).astype(np.float64)
+    hits = np.bincount(step, hit.astype(np.float64), len(cuts) + 1)
+    middle = np.bincount(step, x, len(cuts) + 1) / np.maximum(n, 1)
+    seen = n > 0
+    share = np.maximum.accumulate((hits[seen] + 0.5) / (n[seen] + 1))
+    odds = share / (1 - share) * (rate / (1 - rate)) / (REHEARSED / (1 - REHEARSED))
+    if not seen.any():
+        return _Score(np.zeros(1), np.full(1, rate))
+    return _Score(middle[seen], odds / (1 + odds))
+
+
+def _plant(
+    rng: np.random.Generator, record: Record, sizes: npt.NDArray[np.float32], classes: int
+) -> tuple[Record, npt.NDArray[np.float32]]:
+    """The record with errors, and where they are (for a moved box both places)."""
+    boxes, labels = record.boxes.copy(), record.labels.copy()
+    kinds = ["missing", "spurious", "location", *(["class"] if classes > 1 else [])]
+    limit = np.array([record.width, record.height], np.float32)
+    drawn = rng.random(len(boxes)) < REHEARSED
+    places: list[npt.NDArray[np.float32]] = []
+    gone, extra = np.zeros(len(boxes), np.bool_), list[tuple[npt.NDArray[np.float32], int]]()
+    for i in np.flatnonzero(drawn & ~record.ignore).tolist():
+        kind = kinds[rng.integers(len(kinds))]
+        if kind == "missing":
+            gone[i] = True
+            places.append(boxes[i])
+        elif kind == "class":
+            labels[i] = (labels[i] + rng.integers(1, classes)) % classes
+            places.append(boxes[i])
+        elif kind == "spurious":
+            size = np.minimum(sizes[rng.integers(len(sizes))], limit)
+            low = (rng.random(2) * (limit - size)).astype(np.float32)
+            box = np.concatenate([low, low + size])
+            if len(boxes) and _core.box_iou(box[None], boxes).max() > 0.2:
+                continue
+            extra.append((box, int(rng.integers(classes))))
+            places.append(box)
+        else:
+            size = boxes[i, 2:] - boxes[i, :2]
+            shift = rng.uniform(-0.5, 0.5, 2) * size
+            scale = rng.uniform(0.7, 1.4, 2)
+            middle = (boxes[i, :2] + boxes[i, 2:]) / 2 + shift
+            box = np.concatenate([middle - scale * size / 2, middle + scale * size / 2])
+            box = np.clip(box, 0, np.tile(limit, 2)).astype(np.float32)
+            if (box[2:] - box[:2]).min() < 1 or _core.box_iou(box[None], boxes[i : i + 1]) > 0.6:
+                continue
+            places += [boxes[i].copy(), box]
+            boxes[i] = box
+    keep = ~gone
+    more = np.array([b for b, _ in extra], np.float32).reshape(-1, 4)
+    changed = replace(
+        record,
+        boxes=np.concatenate([boxes[keep], more]),
+        labels=np.concatenate([labels[keep], np.array([k for _, k in extra], np.int32)]),
+        ignore=np.concatenate([record.ignore[keep], np.zeros(len(extra), np.bool_)]),
+    )
+    return changed, np.array(places, np.float32).reshape(-1, 4)
 
 
 # ---- blur -----------------------------------------------------------------------------------
