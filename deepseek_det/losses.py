@@ -312,8 +312,8 @@ def detection_loss(
     """The training criterion of an anchor detector: assigns, sums both losses, gives gradients.
 
     logits: (N, A, nc); deltas: (N, A, 4); anchors: (A, 4), `levels` their offsets by level (ATSS
-    looks at each; None: one level; `anchors.detector_anchors` gives both). Ground truth: boxes (M, 4) of all images one
-    after another in network pixels, labels (M,), ignore (M,) bool or None, offsets (N + 1,): image
+    looks at each; None: one level; `anchors.detector_anchors` gives both). Ground truth: boxes
+    (M, 4) of all images one after another in network pixels, labels (M,), ignore (M,) bool or None, offsets (N + 1,): image
     i has the rows ``offsets[i]:offsets[i + 1]``. Anchors mostly inside an ignore box get no class
     loss; broken boxes are nobody's object.
 
