@@ -313,9 +313,9 @@ def detection_loss(
 
     logits: (N, A, nc); deltas: (N, A, 4); anchors: (A, 4), `levels` their offsets by level (ATSS
     looks at each; None: one level; `anchors.detector_anchors` gives both). Ground truth: boxes
-    (M, 4) of all images one after another in network pixels, labels (M,), ignore (M,) bool or None, offsets (N + 1,): image
-    i has the rows ``offsets[i]:offsets[i + 1]``. Anchors mostly inside an ignore box get no class
-    loss; broken boxes are nobody's object.
+    (M, 4) of all images one after another in network pixels, labels (M,), ignore (M,) bool or
+    None, offsets (N + 1,): image i has the rows ``offsets[i]:offsets[i + 1]``. Anchors mostly
+    inside an ignore box get no class loss; broken boxes are nobody's object.
 
     assigner: "atss" (as `Detector.train` has it: of the `topk` = 27 nearest a level those whose IoU
     is above the mean plus the deviation), "tal" (task-aligned: metric score^alpha · IoU^beta, the
