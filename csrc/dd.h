@@ -149,6 +149,7 @@ extern "C" {
 #include "evaluate/coco_file.h"
 #include "evaluate/coco_order.h"
 #include "evaluate/confusion.h"
+#include "evaluate/id_map.h"
 #include "evaluate/json.h"
 #include "evaluate/mask.h"
 #include "evaluate/mask_file.h"

@@ -106,7 +106,8 @@ class COCOeval:
         p = self.params
         gt, dt = self._side(self.cocoGt, False), self._side(self.cocoDt, True)
         for side in (gt, dt):
-            self._sizes(side)
+            if p.iouType == "segm" or side.segmentation_bytes.any():
+                self._sizes(side)
         where = [(places(s.image_id, p.imgIds), places(s.category_id, p.catIds)) for s in (gt, dt)]
         both = boxes(
             gt,

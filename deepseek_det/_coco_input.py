@@ -156,6 +156,7 @@ def file_columns(file: Any, name: str, results: bool) -> Columns:
             sizes = file["images"][side]
             sides[side] = sizes[rows["image"]] if len(sizes) else np.zeros(0, np.int32)
     n = len(rows["box"])
+    none = np.zeros(n, np.uint64), np.zeros(n, np.uint32)  # results without masks or keypoints
     return Columns(
         name=name,
         image_id=rows["image_id"],
@@ -164,10 +165,10 @@ def file_columns(file: Any, name: str, results: bool) -> Columns:
         box=rows["box"],
         area=np.full(n, np.nan) if results else rows["area"],
         text=file["text"],
-        segmentation_at=rows["segmentation_at"],
-        segmentation_bytes=rows["segmentation_bytes"],
-        keypoints_at=rows["keypoints_at"],
-        keypoints_bytes=rows["keypoints_bytes"],
+        segmentation_at=rows.get("segmentation_at", none[0]),
+        segmentation_bytes=rows.get("segmentation_bytes", none[1]),
+        keypoints_at=rows.get("keypoints_at", none[0]),
+        keypoints_bytes=rows.get("keypoints_bytes", none[1]),
         score=rows["score"] if results else None,
         crowd=None if results else rows["crowd"],
         num_keypoints=None if results else rows["num_keypoints"],
@@ -248,10 +249,7 @@ def dict_columns(
 
 def positions(ids: Ints, sorted_ids: Ints) -> Array:
     """Place of each id in sorted_ids, -1 where it is not there."""
-    if sorted_ids.size == 0:
-        return np.full(ids.shape, -1, np.int32)
-    at = np.minimum(np.searchsorted(sorted_ids, ids), sorted_ids.size - 1)
-    return np.where(sorted_ids[at] == ids, at, -1).astype(np.int32)
+    return _core.id_positions(ids, sorted_ids)
 
 
 def places(ids: Any, chosen: Any) -> Any:
@@ -260,8 +258,10 @@ def places(ids: Any, chosen: Any) -> Any:
         wanted = np.asarray(chosen)
         if wanted.dtype.kind in "iu" and wanted.size:
             order = np.argsort(wanted, kind="stable")
-            at = np.minimum(np.searchsorted(wanted[order], ids), wanted.size - 1)
-            return np.where(wanted[order][at] == ids, order[at], -1).astype(np.int32)
+            at = positions(ids, wanted[order].astype(np.int64))
+            if (order == np.arange(len(order))).all():
+                return at
+            return np.where(at < 0, -1, order[at]).astype(np.int32)
     places = {value: i for i, value in reversed(list(enumerate(chosen)))}
     return np.array([places.get(value, -1) for value in ids], np.int32)
 

@@ -78,7 +78,8 @@ class _CocoFile(TypedDict):
     categories: dict[str, Any]  # id, name, line, frequency (ord of LVIS' r, c, f; 0: none)
     # id, image_id, category_id, image, category (positions), box (n, 4) xywh, area (NaN: missing),
     # score, crowd, line, num_keypoints (-1: missing), and by their place in the text
-    # segmentation_at, segmentation_bytes, keypoints_at, keypoints_bytes
+    # segmentation_at, segmentation_bytes, keypoints_at, keypoints_bytes. Of results image_id,
+    # category_id, box and score only, and the places where there are any
     annotations: dict[str, Any]
     defects: list[tuple[str, str, int, int, str, str]]  # section, reason, index, line, field, value
     defect_counts: dict[tuple[str, str], int]
@@ -92,6 +93,9 @@ def coco_read(
     name: str | None = None,
     keep: bool = False,  # the dict gets "text", the file and a NUL byte as uint8
 ) -> _CocoFile: ...
+def id_positions(
+    ids: npt.NDArray[np.int64], sorted: npt.NDArray[np.int64], /
+) -> npt.NDArray[np.int32]: ...
 def coco_evaluate(
     n_images: int,
     n_classes: int,

@@ -84,7 +84,7 @@ def _read_truth(source: Any) -> tuple[Any, Columns]:
     return file, file_columns(file, name, False)
 
 
-def _read_results(source: Any, images: Any) -> Columns:
+def _read_results(source: Any, images: Any, iou_type: str) -> Columns:
     """Results of any source; images: the ground truth's, which polygons are drawn into."""
     if isinstance(source, np.ndarray):
         return array_columns(source)
@@ -92,7 +92,8 @@ def _read_results(source: Any, images: Any) -> Columns:
     file = read(source, name, True)
     check_defects(file, name, True)
     columns = file_columns(file, name, True)
-    set_sizes(columns, images["id"], images["height"], images["width"])
+    if iou_type == "segm" or columns.segmentation_bytes.any():
+        set_sizes(columns, images["id"], images["height"], images["width"])
     return columns
 
 
@@ -164,10 +165,13 @@ def coco(
     all_images, all_categories = file["images"], file["categories"]
     images = _chosen(image_ids, all_images["id"], "image id")
     chosen = _chosen(category_ids, all_categories["id"], "category id")
-    dt = _read_results(dt_json, all_images)
+    dt = _read_results(dt_json, all_images, iou_type)
     name = source_name(dt_json, "results")
     dt_at = positions(dt.image_id, images), positions(dt.category_id, chosen)
-    strangers = dt.image_id[positions(dt.image_id, np.sort(all_images["id"])) < 0]
+    here = dt_at[0]
+    if image_ids is not None:
+        here = positions(dt.image_id, np.sort(all_images["id"]))
+    strangers = dt.image_id[here < 0]
     if strangers.size:
         raise Error(
             f"{name}: {strangers.size} results are of images that the ground "

@@ -23,6 +23,7 @@ typedef struct workspace {
     double *best;   /* (most_class_objects) */
     size_t *need;   /* (R) true positives that reach each recall */
     hit *hits;      /* (block, most_class_objects) */
+    double *curves; /* (2, T, R, A, M) precision and scores of the class */
     uint32_t *list; /* (most_detections) places in the order */
     size_t most_hits;
 } workspace;
@@ -42,10 +43,16 @@ static size_t block_width(const dd_coco_job *j) {
     return T < DD_COCO_BLOCK ? T : DD_COCO_BLOCK;
 }
 
+/* Values of all curves of a class. */
+static size_t curve_size(const dd_coco_job *j) {
+    return (size_t)(j->p->n_iou * j->p->n_recall * j->p->n_area * j->p->n_max_det);
+}
+
 size_t dd_coco_curve_scratch(const dd_coco_job *j) {
     size_t most = most_class_objects(j);
     return most * (sizeof(double) + block_width(j) * sizeof(hit)) +
-           (size_t)j->p->n_recall * sizeof(size_t) + j->order.most_detections * sizeof(uint32_t);
+           2 * curve_size(j) * sizeof(double) + (size_t)j->p->n_recall * sizeof(size_t) +
+           j->order.most_detections * sizeof(uint32_t);
 }
 
 static workspace workspace_of(const dd_coco_job *j, int thread) {
@@ -53,7 +60,8 @@ static workspace workspace_of(const dd_coco_job *j, int thread) {
     w.best = (double *)(void *)(j->scratch + (size_t)thread * j->scratch_bytes);
     w.need = (size_t *)(void *)(w.best + w.most_hits);
     w.hits = (hit *)(void *)(w.need + j->p->n_recall);
-    w.list = (uint32_t *)(void *)(w.hits + block_width(j) * w.most_hits);
+    w.curves = (double *)(void *)(w.hits + block_width(j) * w.most_hits);
+    w.list = (uint32_t *)(void *)(w.curves + 2 * curve_size(j));
     return w;
 }
 
@@ -115,18 +123,34 @@ static void best_precision(const hit *hits, size_t n, double *best) {
     }
 }
 
-/* Where the results of (class k, area a, max_det m) lie: stride to the next recall, next IoU. */
+/* Where the results of (area a, max_det m) lie: precision and scores in the class's own array, from
+ * which they go out in one go, since in the caller's arrays neighbours are pages apart. */
 typedef struct place {
     double *precision, *scores, *recall;
     size_t next_r, next_t, recall_next_t;
 } place;
 
-static place place_of(const dd_coco_job *j, int64_t k, size_t a, size_t m) {
+static place place_of(const dd_coco_job *j, const workspace *w, int64_t k, size_t a, size_t m) {
     size_t A = (size_t)j->p->n_area, M = (size_t)j->p->n_max_det;
-    size_t K = (size_t)j->order.n_classes, R = (size_t)j->p->n_recall;
-    size_t at = ((size_t)k * A + a) * M + m;
-    return (place){j->precision + at, j->scores + at, j->recall + at,
-                   K * A * M,         R * K * A * M,  K * A * M};
+    size_t K = (size_t)j->order.n_classes, R = (size_t)j->p->n_recall, at = a * M + m;
+    return (place){w->curves + at,
+                   w->curves + curve_size(j) + at,
+                   j->recall + (size_t)k * A * M + at,
+                   A * M,
+                   R * A * M,
+                   K * A * M};
+}
+
+/* Copies the class's curves of areas [a, a_end) into the caller's arrays. */
+static void write_out(const dd_coco_job *j, const workspace *w, int64_t k, size_t a, size_t a_end) {
+    size_t A = (size_t)j->p->n_area, M = (size_t)j->p->n_max_det;
+    size_t K = (size_t)j->order.n_classes, rows = (size_t)(j->p->n_iou * j->p->n_recall);
+    const double *precision = w->curves + a * M, *scores = precision + curve_size(j);
+    size_t out = (size_t)k * A * M + a * M, bytes = (a_end - a) * M * sizeof(double);
+    for (size_t i = 0; i < rows; i++) {
+        memcpy(j->precision + i * K * A * M + out, precision + i * A * M, bytes);
+        memcpy(j->scores + i * K * A * M + out, scores + i * A * M, bytes);
+    }
 }
 
 /* One curve: threshold t, whose hits are n of a list of `length` detections. */
@@ -184,7 +208,7 @@ static void accumulate(const dd_coco_job *j, int64_t k, size_t a, size_t a_end, 
     for (size_t m = 0; m < (size_t)j->p->n_max_det; m++) {
         size_t n = make_list(j, k, j->p->max_det[m], w.list);
         for (a = first; a < a_end; a++) {
-            place at = place_of(j, k, a, m);
+            place at = place_of(j, &w, k, a, m);
             size_t n_objects = count_objects(j, k, a);
             if (!n_objects || (m && n == before)) {
                 fill_curves(j, at, n_objects > 0);
@@ -200,6 +224,7 @@ static void accumulate(const dd_coco_job *j, int64_t k, size_t a, size_t a_end, 
         }
         before = n;
     }
+    write_out(j, &w, k, first, a_end);
 }
 
 /* A unit is a class, whose results lie together. */

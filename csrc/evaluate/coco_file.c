@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "evaluate/coco_segments.h"
 #include "evaluate/id_map.h"
 #include "evaluate/json.h"
 
@@ -29,7 +30,8 @@ typedef struct reader {
     size_t section_at;
     size_t images_capacity, categories_capacity, annotations_capacity, names_capacity,
         defects_capacity;
-    bool sound; /* no defect yet that drops the record */
+    bool sound;                         /* no defect yet that drops the record */
+    size_t segments_capacity, next_run; /* of the fast lane */
 } reader;
 
 const char *dd_coco_reason_name(dd_coco_reason reason) {
@@ -436,11 +438,81 @@ static dd_status read_annotation(reader *r) {
     return DD_OK;
 }
 
+/* ---- the fast lane ------------------------------------------------------------------------- */
+
+/* The last segment, if it is of annotations and of the strict reader; else a new one. */
+static dd_status strict_segment(reader *r) {
+    dd_coco_file *f = r->file;
+    if (f->n_segments && !f->segments[f->n_segments - 1].rows)
+        return DD_OK;
+    DD_TRY(dd_reserve(&f->segments, &r->segments_capacity, f->n_segments + 1, sizeof *f->segments));
+    f->segments[f->n_segments++] = (dd_coco_segment){.first = f->n_annotations - 1};
+    return DD_OK;
+}
+
+/* The strict reader's record belongs to a segment, too, once there is a lane. */
+static dd_status count_strict(reader *r, size_t before) {
+    if (!r->results || r->file->n_annotations == before)
+        return DD_OK;
+    DD_TRY(strict_segment(r));
+    r->file->segments[r->file->n_segments - 1].count++;
+    return DD_OK;
+}
+
+/* After the list's first record, from text[first] to the cursor: opens the lane. */
+static dd_status open_lane(reader *r, size_t first) {
+    if (r->section != DD_COCO_ANNOTATIONS || !r->sound || r->file->lane.runs)
+        return DD_OK;
+    return dd_coco_lane_read(r->json.text, r->json.length, first, r->json.at, r->results,
+                             &r->file->lane);
+}
+
+/* Records of a data set become annotations at once, since their ids are to be looked up. */
+static dd_status take_rows(reader *r, const dd_coco_run *run, size_t line, size_t lines) {
+    dd_coco_file *f = r->file;
+    DD_TRY(dd_reserve(&f->annotations, &r->annotations_capacity, f->n_annotations + run->count,
+                      sizeof *f->annotations));
+    for (size_t i = 0; i < run->count; i++)
+        f->annotations[f->n_annotations++] =
+            dd_coco_annotation_of(&run->rows[i], r->results, line + i * lines, r->index + i);
+    return DD_OK;
+}
+
+/* Takes over what the lane has read from the cursor (an item's beginning) on, if anything. */
+static dd_status take_run(reader *r, bool *taken) {
+    dd_coco_lane *lane = &r->file->lane;
+    *taken = false;
+    if (r->section != DD_COCO_ANNOTATIONS || !lane->runs)
+        return DD_OK;
+    (void)dd_json_peek(&r->json);
+    while (r->next_run < lane->n_runs &&
+           (lane->runs[r->next_run].begin < r->json.at || !lane->runs[r->next_run].count))
+        r->next_run++;
+    if (r->next_run == lane->n_runs || lane->runs[r->next_run].begin != r->json.at)
+        return DD_OK;
+    const dd_coco_run *run = &lane->runs[r->next_run++];
+    size_t line = dd_json_line(&r->json), lines = lane->record_lines + lane->separator_lines;
+    dd_coco_file *f = r->file;
+    if (r->results) {
+        DD_TRY(dd_reserve(&f->segments, &r->segments_capacity, f->n_segments + 1,
+                          sizeof *f->segments));
+        f->segments[f->n_segments++] =
+            (dd_coco_segment){run->rows, 0, run->count, (size_t)r->index, line, lines};
+    } else {
+        DD_TRY(take_rows(r, run, line, lines));
+    }
+    r->json.at = r->json.line_at = run->end;
+    r->json.line = line + run->count * lines - lane->separator_lines;
+    r->index += (int64_t)run->count - 1;
+    *taken = true;
+    return DD_OK;
+}
+
 /* A list of records: the cursor stands on the list. */
 static dd_status read_section(reader *r, dd_coco_section section) {
     static dd_status (*const read_record[])(reader *) = {read_image, read_annotation,
                                                          read_category};
-    bool more;
+    bool more, taken;
     r->section = section;
     r->file->has[section] = true;
     DD_TRY(dd_json_array(&r->json));
@@ -449,8 +521,16 @@ static dd_status read_section(reader *r, dd_coco_section section) {
         DD_TRY(dd_json_item(&r->json, &more));
         if (!more)
             return DD_OK;
+        DD_TRY(take_run(r, &taken));
+        if (taken)
+            continue;
+        size_t first = r->json.at, before = r->file->n_annotations;
         DD_TRY(begin_record(r));
         DD_TRY(read_record[section](r));
+        if (section == DD_COCO_ANNOTATIONS)
+            DD_TRY(count_strict(r, before));
+        if (r->index == 0)
+            DD_TRY(open_lane(r, first));
     }
 }
 
@@ -564,8 +644,9 @@ static dd_status read_ground_truth(reader *r) {
     }
 }
 
-dd_status dd_coco_read(const char *text, size_t length, const char *name, bool results,
-                       dd_coco_file *out) {
+/* The whole text; results keep their segments. */
+static dd_status read_file(const char *text, size_t length, const char *name, bool results,
+                           dd_coco_file *out) {
     dd_status status = DD_OK;
     dd_coco_file file = {0};
     reader r = {.file = &file, .results = results};
@@ -578,8 +659,10 @@ dd_status dd_coco_read(const char *text, size_t length, const char *name, bool r
     else
         DD_TRY_DONE(read_ground_truth(&r));
     DD_TRY_DONE(dd_json_end(&r.json));
-    if (!results)
+    if (!results) {
         DD_TRY_DONE(resolve(&r));
+        dd_coco_lane_free(&file.lane);
+    }
     *out = file;
     file = (dd_coco_file){0};
 done:
@@ -588,10 +671,29 @@ done:
     return status;
 }
 
+dd_status dd_coco_read_results(const char *text, size_t length, const char *name,
+                               dd_coco_file *out) {
+    return read_file(text, length, name, true, out);
+}
+
+dd_status dd_coco_read(const char *text, size_t length, const char *name, bool results,
+                       dd_coco_file *out) {
+    dd_coco_file file;
+    DD_TRY(read_file(text, length, name, results, &file));
+    dd_status status = dd_coco_segments_join(&file);
+    if (status == DD_OK)
+        *out = file;
+    else
+        dd_coco_file_free(&file);
+    return status;
+}
+
 void dd_coco_file_free(dd_coco_file *file) {
     dd_free(file->images);
     dd_free(file->categories);
     dd_free(file->annotations);
+    dd_free(file->segments);
+    dd_coco_lane_free(&file->lane);
     dd_free(file->names);
     dd_free(file->defects);
     *file = (dd_coco_file){0};

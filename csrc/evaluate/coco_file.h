@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "evaluate/coco_lane.h"
 
 typedef enum dd_coco_section {
     DD_COCO_IMAGES = 0,
@@ -78,6 +79,13 @@ typedef struct dd_coco_annotation {
     bool crowd;
 } dd_coco_annotation;
 
+/* A piece of a result list: rows of the fast lane, or (rows is NULL) annotations[first...]. */
+typedef struct dd_coco_segment {
+    const dd_coco_row *rows;
+    size_t first, count;
+    size_t index, line, lines; /* of the first record; lines from one to the next */
+} dd_coco_segment;
+
 #define DD_COCO_DEFECTS_KEPT 10000 /* the rest is only counted */
 
 typedef struct dd_coco_file {
@@ -88,6 +96,11 @@ typedef struct dd_coco_file {
     size_t n_categories;
     dd_coco_annotation *annotations;
     size_t n_annotations;
+    /* Of dd_coco_read_results: the list is these one after the other, and `annotations` is only
+     * what they refer to. */
+    dd_coco_segment *segments;
+    size_t n_segments;
+    dd_coco_lane lane;
     char *names;
     size_t names_length;
     dd_coco_defect *defects;                            /* in the order in which they were found */
@@ -102,6 +115,21 @@ typedef struct dd_coco_file {
 dd_status dd_coco_read(const char *text, size_t length, const char *name, bool results,
                        dd_coco_file *out);
 void dd_coco_file_free(dd_coco_file *file);
+
+/* A result list for dd_coco_columns_fill: what the fast lane read stays in its segments. */
+dd_status dd_coco_read_results(const char *text, size_t length, const char *name,
+                               dd_coco_file *out);
+
+/* The columns of a result list, the caller's arrays of as many rows as dd_coco_results_count says.
+ * Masks and keypoints may be NULL. Runs in the thread pool. */
+typedef struct dd_coco_columns {
+    int64_t *image_id, *category_id;
+    double *box, *score; /* box: (n, 4) */
+    uint64_t *segmentation, *keypoints;
+    uint32_t *segmentation_bytes, *keypoints_bytes;
+} dd_coco_columns;
+size_t dd_coco_results_count(const dd_coco_file *file, bool *segmentation, bool *keypoints);
+void dd_coco_columns_fill(const dd_coco_file *file, const dd_coco_columns *columns);
 
 const char *dd_coco_reason_name(dd_coco_reason reason);    /* "duplicate_id", ... */
 const char *dd_coco_section_name(dd_coco_section section); /* "annotations", ... */

@@ -51,12 +51,20 @@ static workspace workspace_of(const dd_coco_job *j, int thread) {
 
 /* ---- what two have in common --------------------------------------------------------------- */
 
+static double least(double a, double b) {
+    return a < b ? a : b;
+}
+
+static double most(double a, double b) {
+    return a > b ? a : b;
+}
+
 /* IoU as pycocotools' bbIou has it, operation by operation. */
 static double box_iou(const double *d, const double *g, bool crowd) {
-    double w = fmin(d[2] + d[0], g[2] + g[0]) - fmax(d[0], g[0]);
+    double w = least(d[2] + d[0], g[2] + g[0]) - most(d[0], g[0]);
     if (w <= 0)
         return 0;
-    double h = fmin(d[3] + d[1], g[3] + g[1]) - fmax(d[1], g[1]);
+    double h = least(d[3] + d[1], g[3] + g[1]) - most(d[1], g[1]);
     if (h <= 0)
         return 0;
     double detection_area = d[2] * d[3], object_area = g[2] * g[3], both = w * h;
@@ -193,7 +201,16 @@ static void decide(const dd_coco_job *j, const dd_coco_group *group, const works
     const double *box = in->detection_box + 4 * (size_t)detection;
     double area = in->detection_area ? in->detection_area[detection] : box[2] * box[3];
     bool partial = in->detection_partial && in->detection_partial[detection];
-    bool sorted = n == 0 || sort_candidates(w->candidates, n);
+    if (!n) { /* nearly always */
+        for (size_t a = 0; a < A; a++) {
+            bool outside = partial || area < j->p->area[2 * a] || area > j->p->area[2 * a + 1];
+            for (size_t block = 0; block < j->n_blocks; block++)
+                j->fates[((size_t)d * A + a) * j->n_blocks + block] =
+                    (dd_coco_fate){0, outside ? dd_coco_block_bits(j, block) : 0};
+        }
+        return;
+    }
+    bool sorted = sort_candidates(w->candidates, n);
     for (size_t a = 0; a < A; a++) {
         /* A detection without a match is no false alarm of a size range that it is not in. */
         bool outside = partial || area < j->p->area[2 * a] || area > j->p->area[2 * a + 1];
@@ -208,9 +225,9 @@ static void decide(const dd_coco_job *j, const dd_coco_group *group, const works
                         .open = all};
             if (j->match)
                 c.match = j->match + ((size_t)d * A + a) * T + block * DD_COCO_BLOCK;
-            if (n && sorted)
+            if (sorted)
                 choose(in, &c, w->candidates, n);
-            else if (n)
+            else
                 choose_plainly(in, &c, w->candidates, n);
             if (outside)
                 c.fate.ignored |= all & ~c.fate.matched;

@@ -3,6 +3,7 @@
 #include "evaluate/id_map.h"
 
 #include "base/memory.h"
+#include "base/threads.h"
 
 /* The finalizer of splitmix64 (Steele et al. 2014): ids in a row spread over the table, and so do
  * ids that differ in their high bits only. */
@@ -61,4 +62,39 @@ int64_t dd_id_map_find(const dd_id_map *map, int64_t id) {
 void dd_id_map_free(dd_id_map *map) {
     dd_free(map->slots);
     *map = (dd_id_map){0};
+}
+
+/* ---- positions ----------------------------------------------------------------------------- */
+
+#define BLOCK 8192 /* ids of a unit */
+
+typedef struct lookup {
+    const int64_t *ids, *sorted;
+    size_t n, m;
+    int32_t *out;
+} lookup;
+
+static int32_t place_of(const lookup *l, int64_t id) {
+    size_t low = 0, n = l->m;
+    while (n) { /* the first that is not below id */
+        size_t half = n / 2;
+        bool below = l->sorted[low + half] < id;
+        low = below ? low + half + 1 : low;
+        n = below ? n - half - 1 : half;
+    }
+    return low < l->m && l->sorted[low] == id ? (int32_t)low : -1;
+}
+
+static void look_up(void *context, int64_t unit, int thread) {
+    const lookup *l = context;
+    (void)thread;
+    size_t begin = (size_t)unit * BLOCK, end = begin + BLOCK < l->n ? begin + BLOCK : l->n;
+    for (size_t i = begin; i < end; i++)
+        l->out[i] =
+            i > begin && l->ids[i] == l->ids[i - 1] ? l->out[i - 1] : place_of(l, l->ids[i]);
+}
+
+void dd_id_positions(const int64_t *ids, size_t n, const int64_t *sorted, size_t m, int32_t *out) {
+    lookup l = {ids, sorted, n, m, out};
+    dd_parallel((int64_t)((n + BLOCK - 1) / BLOCK), look_up, &l);
 }

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "evaluate/coco_file.h"
+#include "evaluate/id_map.h"
 #include "evaluate/json.h"
 
 /* ---- JSON ---------------------------------------------------------------------------------- */
@@ -227,6 +228,38 @@ static PyObject *annotations_to_python(const dd_coco_file *f) {
     return d;
 }
 
+/* Results as columns that are filled without the GIL; keys of masks and keypoints only where there
+ * are any. */
+static PyObject *results_to_python(const dd_coco_file *f) {
+    static const char *const keys[] = {"image_id",     "category_id",     "box",
+                                       "score",        "segmentation_at", "segmentation_bytes",
+                                       "keypoints_at", "keypoints_bytes"};
+    static const int types[] = {NPY_INT64,  NPY_INT64,  NPY_FLOAT64, NPY_FLOAT64,
+                                NPY_UINT64, NPY_UINT32, NPY_UINT64,  NPY_UINT32};
+    bool segmentation, keypoints;
+    size_t n = dd_coco_results_count(f, &segmentation, &keypoints);
+    void *data[8] = {NULL};
+    PyObject *d = PyDict_New();
+    for (int i = 0; d && i < 8; i++) {
+        if ((i == 4 || i == 5) ? !segmentation : i > 5 && !keypoints)
+            continue;
+        npy_intp dims[2] = {(npy_intp)n, 4};
+        PyArrayObject *array = dd_py_new(types[i], i == 2 ? 2 : 1, dims);
+        data[i] = array ? PyArray_DATA(array) : NULL;
+        if (!array || PyDict_SetItemString(d, keys[i], (PyObject *)array) < 0)
+            Py_CLEAR(d);
+        Py_XDECREF((PyObject *)array);
+    }
+    if (!d)
+        return NULL;
+    dd_coco_columns columns = {data[0], data[1], data[2], data[3],
+                               data[4], data[6], data[5], data[7]};
+    PyThreadState *state = PyEval_SaveThread();
+    dd_coco_columns_fill(f, &columns);
+    PyEval_RestoreThread(state);
+    return d;
+}
+
 /* [(section, reason, index, line, field, value)] of the defects that were kept. */
 static PyObject *defects_to_python(const dd_coco_file *f) {
     PyObject *list = PyList_New((Py_ssize_t)f->n_defects);
@@ -275,9 +308,10 @@ static PyObject *sections_to_python(const dd_coco_file *f) {
     return list;
 }
 
-static PyObject *file_to_python(const dd_coco_file *f) {
+static PyObject *file_to_python(const dd_coco_file *f, int results) {
     PyObject *images = images_to_python(f), *categories = categories_to_python(f);
-    PyObject *annotations = annotations_to_python(f), *defects = defects_to_python(f);
+    PyObject *annotations = results ? results_to_python(f) : annotations_to_python(f);
+    PyObject *defects = defects_to_python(f);
     PyObject *counts = counts_to_python(f), *sections = sections_to_python(f), *result = NULL;
     if (images && categories && annotations && defects && counts && sections)
         result = Py_BuildValue("{s:O,s:O,s:O,s:O,s:O,s:O}", "images", images, "categories",
@@ -300,7 +334,8 @@ static dd_status read_coco(const char *text, size_t *length, const char *path, c
         DD_TRY(dd_file_read(path, owned, length));
         text = *owned;
     }
-    return dd_coco_read(text, *length, name, results, file);
+    return results ? dd_coco_read_results(text, *length, name, file)
+                   : dd_coco_read(text, *length, name, false, file);
 }
 
 static void free_text(PyObject *capsule) {
@@ -363,7 +398,7 @@ static PyObject *coco_read(PyObject *module, PyObject *args, PyObject *kwargs) {
     size_t length = (size_t)size;
     DD_PY_CALL(status, read_coco(text, &length, path ? PyBytes_AsString(path) : NULL, name, results,
                                  &owned, &file));
-    result = status == DD_OK ? file_to_python(&file) : dd_py_raise(status);
+    result = status == DD_OK ? file_to_python(&file, results) : dd_py_raise(status);
     if (result && keep && add_text(result, &owned, text, length) < 0)
         Py_CLEAR(result);
     dd_coco_file_free(&file);
@@ -372,8 +407,30 @@ static PyObject *coco_read(PyObject *module, PyObject *args, PyObject *kwargs) {
     return result;
 }
 
+/* id_positions(ids (n,) int64, sorted (m,) int64) -> (n,) int32 */
+static PyObject *id_positions(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *a, *b;
+    if (!PyArg_ParseTuple(args, "OO", &a, &b))
+        return NULL;
+    PyArrayObject *ids = dd_py_array(a, NPY_INT64, 1, 1, "ids"), *out = NULL;
+    PyArrayObject *sorted = ids ? dd_py_array(b, NPY_INT64, 1, 1, "sorted ids") : NULL;
+    if (sorted)
+        out = dd_py_new(NPY_INT32, 1, PyArray_DIMS(ids));
+    if (out) {
+        PyThreadState *state = PyEval_SaveThread();
+        dd_id_positions(PyArray_DATA(ids), (size_t)PyArray_DIM(ids, 0), PyArray_DATA(sorted),
+                        (size_t)PyArray_DIM(sorted, 0), PyArray_DATA(out));
+        PyEval_RestoreThread(state);
+    }
+    Py_XDECREF((PyObject *)ids);
+    Py_XDECREF((PyObject *)sorted);
+    return (PyObject *)out;
+}
+
 PyMethodDef dd_py_coco_file_methods[] = {
     {"json_parse", json_parse, METH_VARARGS, NULL},
     {"coco_read", (PyCFunction)(void (*)(void))coco_read, METH_VARARGS | METH_KEYWORDS, NULL},
+    {"id_positions", id_positions, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
