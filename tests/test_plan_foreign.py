@@ -78,6 +78,21 @@ def test_channels_first_image_is_read_by_the_stem(
     assert check(graph, store, (2, 3, *size)) == ["conv", "move"]
 
 
+@pytest.mark.parametrize("slope", [(5,), (1,), (7, 1, 5), (1, 9, 1)], ids=str)
+def test_prelu_is_an_elementwise_step_whatever_its_slope(slope: tuple[int, ...]) -> None:
+    graph, store = _core.Graph(), _core.Store()
+    rng = np.random.default_rng(6)
+    for name, shape in (("w", (5, 5, 3, 3)), ("s", slope)):
+        store.add(name, shape)
+        store.set(name, rng.standard_normal(shape).astype(np.float32))
+    x = graph.input("x", "f32", [-1, 7, 9, 5])
+    weight, by = graph.entry(store, "w"), graph.entry(store, "s")
+    (y,) = graph.node("conv", "c", [x, weight], {"pads": [1] * 4})
+    (y,) = graph.node("prelu", "p", [y, by], {})
+    graph.output("y", y)
+    assert check(graph, store, (3, 7, 9, 5)) == ["conv", "binary"]
+
+
 def pooled_stem(channels_first: bool) -> plan_nets.Build:
     def build(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
         image = x.op("transpose", perm=[0, 2, 3, 1]) if channels_first else x

@@ -1,4 +1,5 @@
-/* The binary step: act(a ∘ b) with NumPy's broadcasting, by rows; and softmax along the last axis.
+/* The binary step: act(a ∘ b) with NumPy's broadcasting, by rows, prelu's slope being a b, too; and
+ * softmax along the last axis.
  *
  * An operand that does not lie as the result does (fewer axes, repeats, a pitch of its own) is laid
  * out in scratch as it would lie; one that is the same for every row only once a unit. */
@@ -68,10 +69,20 @@ static const float *operand_pixels(const dd_run *run, operand *o, int64_t n, int
     return o->scratch;
 }
 
+/* Dense floats of the result from those of both operands. */
+static void apply(const dd_plan *plan, const dd_node *n, const float *a, const float *b, float *y,
+                  int64_t count) {
+    if (n->op == &dd_op_prelu)
+        plan->kernels->prelu_f32(a, b, y, count);
+    else
+        plan->kernels->binary_f32((dd_binary)((const dd_binary_params *)n->params)->kind, a, b, y,
+                                  count);
+}
+
 static void binary_run(const dd_run *run, const dd_step *s, int phase, int64_t unit, int thread) {
     const dd_plan *plan = run->plan;
     const dd_pvalue *out = &plan->values[s->y];
-    const dd_binary_params *p = plan->graph->nodes[s->nodes[0]].params;
+    const dd_node *node = &plan->graph->nodes[s->nodes[0]];
     dd_map m = dd_map_of(&out->type);
     int64_t chunk = chunk_pixels(&m), begin, end;
     float *result = dd_scratch(run, thread);
@@ -83,9 +94,8 @@ static void binary_run(const dd_run *run, const dd_step *s, int phase, int64_t u
             int64_t n = row / m.h, y = row % m.h, count = m.w - x < chunk ? m.w - x : chunk;
             float *to = dd_row(run, s->y, n, y) + x * out->pitch;
             float *dense = out->pitch == m.c ? to : result;
-            plan->kernels->binary_f32(
-                (dd_binary)p->kind, operand_pixels(run, &a, n, y, x, count, m.c),
-                operand_pixels(run, &b, n, y, x, count, m.c), dense, count * m.c);
+            apply(plan, node, operand_pixels(run, &a, n, y, x, count, m.c),
+                  operand_pixels(run, &b, n, y, x, count, m.c), dense, count * m.c);
             if (s->act.kind != DD_IDENTITY)
                 plan->kernels->unary_f32(s->act, dense, dense, count * m.c);
             if (dense != to)
@@ -103,8 +113,9 @@ static int64_t row_units(const dd_plan *plan, const dd_step *s, int phase, int t
 dd_status dd_match_binary(dd_plan *plan, const dd_store *store, int node, bool *matched) {
     (void)store;
     const dd_node *n = &plan->graph->nodes[node];
-    if (n->op != &dd_op_binary || n->backward ||
-        ((const dd_binary_params *)n->params)->kind >= DD_BINARIES)
+    bool arithmetic =
+        n->op == &dd_op_binary && ((const dd_binary_params *)n->params)->kind < DD_BINARIES;
+    if ((!arithmetic && n->op != &dd_op_prelu) || n->backward)
         return DD_OK;
     const dd_type *y = &plan->values[n->out[0]].type;
     if (y->dtype != DD_F32 || y->rank == 0 || y->rank > 4 || dd_type_count(y) == 0)

@@ -164,6 +164,19 @@ void DD_NAME(binary_f32)(dd_binary kind, const float *a, const float *b, float *
     }
 }
 
+void DD_NAME(prelu_f32)(const float *x, const float *slope, float *y, int64_t n) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+        vf v = v_load(x + i), below = v_mul(v, v_load(slope + i));
+        v_store(y + i, v_select(v_gt(v, v_zero()), v, below));
+    }
+    if (i < n) {
+        int left = (int)(n - i);
+        vf v = v_load_n(x + i, left), below = v_mul(v, v_load_n(slope + i, left));
+        v_store_n(y + i, v_select(v_gt(v, v_zero()), v, below), left);
+    }
+}
+
 void DD_NAME(u8_to_f32)(const uint8_t *x, float scale, float shift, float *y, int64_t n) {
     const vf by = v_set1(scale), plus = v_set1(shift);
     int64_t i = 0;

@@ -168,6 +168,36 @@ void check_binary_f32(kernel_check *k) {
     }
 }
 
+void check_prelu_f32(kernel_check *k) {
+    bool good = true;
+    for (int i = 0; i < 60 && good; i++) {
+        const int64_t n = kernel_draw(k, 0, 70);
+        kernel_begin(k, "n=%lld", (long long)n);
+        float *x = kernel_floats(k, n), *slope = kernel_floats(k, n);
+        if (n > 2) {
+            x[n / 2] = NAN;
+            x[n - 1] = -0.0f;
+        }
+        float *y = kernel_floats(k, n), *ref = kernel_twin(k, y), *want = kernel_twin(k, y);
+        for (int64_t j = 0; j < n; j++)
+            want[j] = x[j] > 0 ? x[j] : x[j] * slope[j];
+        k->fast->prelu_f32(x, slope, y, n);
+        k->ref->prelu_f32(x, slope, ref, n);
+        kernel_same(k, "y against ref", y, ref);
+        kernel_close(k, "y", y, want, 1, n, n, 0.0, 0.0);
+        k->fast->prelu_f32(x, slope, slope, n);
+        kernel_same(k, "over the slope", slope, y);
+        k->fast->prelu_f32(x, ref, x, 0);
+        good = kernel_end(k);
+    }
+    if (k->bench) {
+        kernel_begin(k, "bench");
+        float *x = kernel_floats(k, 4096), *slope = kernel_floats(k, 4096), *y = kernel_twin(k, x);
+        KERNEL_BENCH(k, "", 4096.0, "Gfloat/s", k->fast->prelu_f32(x, slope, y, 4096));
+        kernel_end(k);
+    }
+}
+
 void check_stream_f32(kernel_check *k) {
     bool good = true;
     for (int i = 0; i < 100 && good; i++) {
