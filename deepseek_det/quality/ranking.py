@@ -114,12 +114,14 @@ def rank(
     predictions = _predictions(data, det_or_folds)
     views = [_by_names(predictions, n, names) for n in named]
     curves = _rehearse(list(named.values()), views, len(names), rate, seed)
-    suspicions: list[_Suspicion] = []
-    for (name, record), seen in zip(named.items(), views, strict=True):
-        for s in _look(name, record, seen):
-            score = curves[s.reason](s.score)
-            if score >= min_score:
-                suspicions.append(s._replace(score=score))
+    found = [
+        s
+        for (name, record), seen in zip(named.items(), views, strict=True)
+        for s in _look(name, record, seen)
+    ]
+    found.sort(key=lambda s: -s.score)  # what gets equal scores stays in the evidence's order
+    suspicions = [s._replace(score=curves[s.reason](s.score)) for s in found]
+    suspicions = [s for s in suspicions if s.score >= min_score]
     suspicions.sort(key=lambda s: -s.score)
     if blur:
         _mark_blurred(suspicions, named)
@@ -288,8 +290,14 @@ def _in_regions(
 # ---- the rehearsal --------------------------------------------------------------------------
 
 REHEARSED = 0.1
-"""Share of the labels that get an error in the rehearsal: few enough to leave their surroundings
-as they are, many enough to measure."""
+"""Share of the labels that get an error in a round of the rehearsal: few enough to leave their
+surroundings as they are."""
+REHEARSED_LABELS, MOST_ROUNDS = 5000, 20
+"""A small set is rehearsed in as many rounds as it takes to have seen so many labels."""
+FEW_HITS = 5
+"""With fewer planted errors found, a kind has no curve: its score is half of its evidence."""
+PLACES = 20
+"""Tries to find a free place for an invented label."""
 
 
 class _Score(NamedTuple):
@@ -315,7 +323,8 @@ def _rehearse(
     joined = np.concatenate([np.zeros((0, 2), np.float32), *sizes])
     evidence: dict[str, list[float]] = {r: [] for r in ("missing", "spurious", "location", "class")}
     hits: dict[str, list[bool]] = {r: [] for r in evidence}
-    for record, seen in zip(records, views, strict=True):
+    rounds = min(max(-(-REHEARSED_LABELS // max(len(joined), 1)), 1), MOST_ROUNDS)
+    for record, seen in [*zip(records, views, strict=True)] * rounds:
         worse, places = _plant(rng, record, joined, classes)
         for s in _look("", worse, seen):
             evidence[s.reason].append(s.score)
@@ -327,9 +336,10 @@ def _rehearse(
 
 def _score(x: FloatArray, hit: npt.NDArray[np.bool_], rate: float) -> _Score:
     """From (evidence, points at an error) to a rising curve, by steps of equally many hits."""
+    if hit.sum() < FEW_HITS:
+        return _Score(np.array([0.0, 1.0]), np.array([0.0, 0.5]))
     # The steps are cut at the hits, which are few and strong; what lies below the weakest is one.
-    marks = np.sort(x[hit])
-    cuts = np.unique(np.quantile(marks, np.linspace(0, 1, BINS + 1))) if len(marks) else marks
+    cuts = np.unique(np.quantile(x[hit], np.linspace(0, 1, BINS + 1)))
     step = np.searchsorted(cuts, x, "right")
     n = np.bincount(step, minlength=len(cuts) + 1).astype(np.float64)
     hits = np.bincount(step, hit.astype(np.float64), len(cuts) + 1)
@@ -337,8 +347,6 @@ def _score(x: FloatArray, hit: npt.NDArray[np.bool_], rate: float) -> _Score:
     seen = n > 0
     share = np.maximum.accumulate((hits[seen] + 0.5) / (n[seen] + 1))
     odds = share / (1 - share) * (rate / (1 - rate)) / (REHEARSED / (1 - REHEARSED))
-    if not seen.any():
-        return _Score(np.zeros(1), np.full(1, rate))
     return _Score(middle[seen], odds / (1 + odds))
 
 
@@ -361,10 +369,8 @@ def _plant(
             labels[i] = (labels[i] + rng.integers(1, classes)) % classes
             places.append(boxes[i])
         elif kind == "spurious":
-            size = np.minimum(sizes[rng.integers(len(sizes))], limit)
-            low = (rng.random(2) * (limit - size)).astype(np.float32)
-            box = np.concatenate([low, low + size])
-            if len(boxes) and _core.box_iou(box[None], boxes).max() > 0.2:
+            box = _free_place(rng, boxes, sizes, limit)
+            if box is None:
                 continue
             extra.append((box, int(rng.integers(classes))))
             places.append(box)
@@ -388,6 +394,22 @@ def _plant(
         ignore=np.concatenate([record.ignore[keep], np.zeros(len(extra), np.bool_)]),
     )
     return changed, np.array(places, np.float32).reshape(-1, 4)
+
+
+def _free_place(
+    rng: np.random.Generator,
+    boxes: npt.NDArray[np.float32],
+    sizes: npt.NDArray[np.float32],
+    limit: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32] | None:
+    """A box of a size that occurs, where no label is; None where there is hardly a place."""
+    for _ in range(PLACES):
+        size = np.minimum(sizes[rng.integers(len(sizes))], limit)
+        low = (rng.random(2) * (limit - size)).astype(np.float32)
+        box = np.concatenate([low, low + size]).astype(np.float32)
+        if not len(boxes) or _core.box_iou(box[None], boxes).max() <= 0.2:
+            return box
+    return None
 
 
 # ---- blur -----------------------------------------------------------------------------------
