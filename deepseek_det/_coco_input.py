@@ -299,7 +299,8 @@ def _results_extent(dt: Columns) -> tuple[Floats, Floats, Any]:
             mask_area = mask_box[:, 2] * mask_box[:, 3]
         box = np.where(missing[:, None], mask_box, box)
         area = np.where(np.isnan(area) & missing, mask_area, area)
-    area = np.where(np.isnan(area), box[:, 2] * box[:, 3], area)
+    if np.isnan(area).any():
+        area = np.where(np.isnan(area), box[:, 2] * box[:, 3], area)
     return box, area, masks
 
 

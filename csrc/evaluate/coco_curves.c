@@ -20,11 +20,12 @@ typedef struct hit {
 
 /* The scratch of one thread. */
 typedef struct workspace {
-    double *best;   /* (most_class_objects) */
-    size_t *need;   /* (R) true positives that reach each recall */
-    hit *hits;      /* (block, most_class_objects) */
-    double *curves; /* (2, T, R, A, M) precision and scores of the class */
-    uint32_t *list; /* (most_detections) places in the order */
+    double *best;        /* (most_class_objects) */
+    size_t *need;        /* (R) true positives that reach each recall */
+    hit *hits;           /* (block, most_class_objects) */
+    double *curves;      /* (2, T, R, A, M) precision and scores of the class */
+    dd_coco_fate *fates; /* (most_detections, A, blocks) in the order of the class's best first */
+    uint32_t *list;      /* (most_detections) places in the order */
     size_t most_hits;
 } workspace;
 
@@ -43,6 +44,11 @@ static size_t block_width(const dd_coco_job *j) {
     return T < DD_COCO_BLOCK ? T : DD_COCO_BLOCK;
 }
 
+/* Fates of a detection. */
+static size_t fates_each(const dd_coco_job *j) {
+    return (size_t)j->p->n_area * j->n_blocks;
+}
+
 /* Values of all curves of a class. */
 static size_t curve_size(const dd_coco_job *j) {
     return (size_t)(j->p->n_iou * j->p->n_recall * j->p->n_area * j->p->n_max_det);
@@ -52,7 +58,7 @@ size_t dd_coco_curve_scratch(const dd_coco_job *j) {
     size_t most = most_class_objects(j);
     return most * (sizeof(double) + block_width(j) * sizeof(hit)) +
            2 * curve_size(j) * sizeof(double) + (size_t)j->p->n_recall * sizeof(size_t) +
-           j->order.most_detections * sizeof(uint32_t);
+           j->order.most_detections * (sizeof(uint32_t) + fates_each(j) * sizeof(dd_coco_fate));
 }
 
 static workspace workspace_of(const dd_coco_job *j, int thread) {
@@ -61,7 +67,8 @@ static workspace workspace_of(const dd_coco_job *j, int thread) {
     w.need = (size_t *)(void *)(w.best + w.most_hits);
     w.hits = (hit *)(void *)(w.need + j->p->n_recall);
     w.curves = (double *)(void *)(w.hits + block_width(j) * w.most_hits);
-    w.list = (uint32_t *)(void *)(w.curves + 2 * curve_size(j));
+    w.fates = (dd_coco_fate *)(void *)(w.curves + 2 * curve_size(j));
+    w.list = (uint32_t *)(void *)(w.fates + j->order.most_detections * fates_each(j));
     return w;
 }
 
@@ -92,11 +99,11 @@ static void count_needed(const dd_coco_job *j, size_t n, size_t *need) {
 static void find_hits(const dd_coco_job *j, const workspace *w, size_t n, size_t a, size_t block,
                       uint32_t *n_hits) {
     uint32_t all = dd_coco_block_bits(j, block), alarms[DD_COCO_BLOCK] = {0}, common = 0;
-    size_t stride = (size_t)j->p->n_area * j->n_blocks;
-    const dd_coco_fate *fates = j->fates + a * j->n_blocks + block;
+    size_t stride = fates_each(j);
+    const dd_coco_fate *fates = w->fates + a * j->n_blocks + block;
     memset(n_hits, 0, DD_COCO_BLOCK * sizeof *n_hits);
     for (size_t i = 0; i < n; i++) {
-        dd_coco_fate fate = fates[w->list[i] * stride];
+        dd_coco_fate fate = fates[i * stride];
         if (!fate.matched && (!fate.ignored || fate.ignored == all)) {
             common += !fate.ignored;
             continue;
@@ -189,13 +196,21 @@ static void fill_curves(const dd_coco_job *j, place at, bool copy) {
     }
 }
 
-/* The class's detections that are among the best `most` of their image. */
-static size_t make_list(const dd_coco_job *j, int64_t k, int64_t most, uint32_t *list) {
-    size_t n = 0;
+#define AHEAD 16 /* detections whose fates are on their way from memory */
+
+/* The class's detections that are among the best `most` of their image, and their fates: gathered
+ * once, as every area range and block of thresholds walks them again. */
+static size_t make_list(const dd_coco_job *j, const workspace *w, int64_t k, int64_t most) {
+    size_t n = 0, each = fates_each(j);
     for (uint32_t i = j->order.class_detections[k]; i < j->order.class_detections[k + 1]; i++) {
         uint32_t d = j->order.best_first[i];
-        list[n] = d;
+        w->list[n] = d;
         n += j->order.rank[d] < most;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (i + AHEAD < n)
+            __builtin_prefetch(j->fates + w->list[i + AHEAD] * each);
+        memcpy(w->fates + i * each, j->fates + w->list[i] * each, each * sizeof *w->fates);
     }
     return n;
 }
@@ -206,7 +221,7 @@ static void accumulate(const dd_coco_job *j, int64_t k, size_t a, size_t a_end, 
     uint32_t n_hits[DD_COCO_BLOCK];
     size_t before = 0, T = (size_t)j->p->n_iou, first = a;
     for (size_t m = 0; m < (size_t)j->p->n_max_det; m++) {
-        size_t n = make_list(j, k, j->p->max_det[m], w.list);
+        size_t n = make_list(j, &w, k, j->p->max_det[m]);
         for (a = first; a < a_end; a++) {
             place at = place_of(j, &w, k, a, m);
             size_t n_objects = count_objects(j, k, a);

@@ -166,6 +166,7 @@ static const char *read_whole(const char *p, int64_t *out) {
  * the strict reader's own conversion. */
 static const char *read_number(const char *p, double *out) {
     static const double powers[] = {1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8};
+    static const uint32_t whole_powers[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000};
     const char *start = p;
     bool negative = *p == '-';
     p += negative;
@@ -180,7 +181,7 @@ static const char *read_number(const char *p, double *out) {
             return NULL;
         p += 1 + fraction;
         if (n + fraction < 16 && fraction < 8 && (*p | 32) != 'e') {
-            double whole = (double)(value * (uint64_t)powers[fraction] + low);
+            double whole = (double)(value * whole_powers[fraction] + low);
             double number = whole / powers[fraction];
             *out = negative ? -number : number;
             return p;

@@ -2,6 +2,8 @@
  * lines, and ids are never removed, so there are no tombstones to care for. */
 #include "evaluate/id_map.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 #include "base/threads.h"
 
@@ -68,13 +70,21 @@ void dd_id_map_free(dd_id_map *map) {
 
 #define BLOCK 8192 /* ids of a unit */
 
+#define SPAN 1024 /* ids this close together are looked up in a table */
+
 typedef struct lookup {
     const int64_t *ids, *sorted;
     size_t n, m;
     int32_t *out;
+    int32_t table[SPAN]; /* by id - sorted[0]; used where `spanned` */
+    bool spanned;
 } lookup;
 
 static int32_t place_of(const lookup *l, int64_t id) {
+    if (l->spanned) {
+        uint64_t at = (uint64_t)id - (uint64_t)l->sorted[0];
+        return at < SPAN ? l->table[at] : -1;
+    }
     size_t low = 0, n = l->m;
     while (n) { /* the first that is not below id */
         size_t half = n / 2;
@@ -95,6 +105,10 @@ static void look_up(void *context, int64_t unit, int thread) {
 }
 
 void dd_id_positions(const int64_t *ids, size_t n, const int64_t *sorted, size_t m, int32_t *out) {
-    lookup l = {ids, sorted, n, m, out};
+    lookup l = {.ids = ids, .sorted = sorted, .n = n, .m = m, .out = out};
+    l.spanned = m && (uint64_t)sorted[m - 1] - (uint64_t)sorted[0] < SPAN;
+    memset(l.table, 0xff, sizeof l.table); /* -1 */
+    for (size_t i = m; l.spanned && i-- > 0;)
+        l.table[sorted[i] - sorted[0]] = (int32_t)i;
     dd_parallel((int64_t)((n + BLOCK - 1) / BLOCK), look_up, &l);
 }
