@@ -132,6 +132,11 @@ def test_every_class_of_defect_is_planted_here() -> None:
     assert set(DEFECTS) == {*CODES, "split_unusable"} and len(DEFECTS) >= 25
 
 
+def test_every_code_stands_in_the_docs() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "data.md").read_text()
+    assert all(f"| `{code}` | " in text for code in (*DEFECTS, *WARNINGS))
+
+
 # ---- clean sets ------------------------------------------------------------------------------
 
 FORMATS = ("coco", "lvis", "voc", "yolo", "kitti", "csv")
