@@ -17,6 +17,7 @@ predictions, and hands back a file of scores.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import tempfile
@@ -46,6 +47,7 @@ SETS = {"BCCD": "BCCD", "raccoon": "raccoon"}
 SHARE = 0.052
 KINDS = ("missing", "spurious", "location", "swapped")
 REVIEWED = (0.05, 0.1, 0.2)
+CONFIDENT = (0.95, 0.5)
 COPIES = (0, 1)
 """Copies whose errors the ranking has to find. The folds were trained on copy 0, and on it the
 ranking was worked out; copy 1's errors are others."""
@@ -279,7 +281,9 @@ def assisted(root: Path, runs: Path, sets: Sequence[str], python: str | None) ->
             ours = [(place[d.image], d.candidates[0].xyxy) for d in ranking]
             contestants = {"deepseek_det": ours}
             if python:
-                contestants["cleanlab"] = cleanlab(copy, predictions, runs / name, python)
+                for c in CONFIDENT:
+                    flags = cleanlab(copy, predictions, runs / name, python, c)
+                    contestants[f"cleanlab, confident from {c:g}"] = flags
             for who, flags in contestants.items():
                 hits = suspects(planted, clean, flags)
                 for kind, shares in recalls(hits, planted, clean.n_boxes, REVIEWED).items():
@@ -304,19 +308,23 @@ for image in content["images"]:
     predictions.append(np.array([rows[rows[:, 5] == k, :5] for k in range(classes)], dtype=object))
 scores = {}
 for kind in ("overlooked", "badloc", "swap"):
-    found = getattr(rank, f"compute_{kind}_box_scores")(labels=labels, predictions=predictions)
+    more = {} if kind == "badloc" else {"high_probability_threshold": float(sys.argv[3])}
+    score = getattr(rank, f"compute_{kind}_box_scores")
+    found = score(labels=labels, predictions=predictions, **more)
     scores[kind] = [np.asarray(s, float).tolist() for s in found]
 json.dump(scores, open(sys.argv[2], "w"))
 """
 
 
 def cleanlab(
-    data: Dataset, predictions: Predictions, work: Path, python: str
+    data: Dataset, predictions: Predictions, work: Path, python: str, confident: float
 ) -> list[tuple[int, Any]]:
     """Flags by cleanlab's scores of boxes, worst first, from a process of its own.
 
-    Its three scores (1 is fine, 0 is wrong) are taken as they are: a label is as bad as the worse
-    of "badloc" and "swap"; an "overlooked" prediction is a flag of its own.
+    Its three scores (1 is fine, 0 is wrong) are no common scale, so each has its turn: the worst
+    box by "overlooked", by "badloc", by "swap", then the second of each. confident: from which
+    confidence on a prediction counts for "overlooked" and "swap" (0.95 by its default, which few
+    predictions of a small net reach).
     """
     work.mkdir(parents=True, exist_ok=True)
     given, scored = work / "for_cleanlab.json", work / "from_cleanlab.json"
@@ -337,23 +345,31 @@ def cleanlab(
             }
         )
     given.write_text(json.dumps({"names": predictions.names, "images": images}))
-    subprocess.run([python, "-c", CLEANLAB, str(given), str(scored)], check=True)
+    subprocess.run([python, "-c", CLEANLAB, str(given), str(scored), str(confident)], check=True)
     scores = json.loads(scored.read_text())
-    flags: list[tuple[float, int, Any]] = []
+    lists: dict[str, list[tuple[float, int, Any]]] = {kind: [] for kind in scores}
     for i, image in enumerate(images):
-        worst = np.fmin(scores["badloc"][i], scores["swap"][i]) if image["boxes"] else []
-        flags += [(float(s), i, b) for s, b in zip(worst, image["boxes"], strict=True)]
         # its predictions in the order in which it was given them: class by class
-        order = [
-            p for k in range(len(predictions.names)) for p in image["predictions"] if p[5] == k
-        ]
-        flags += [
-            (float(s), i, p[:4])
-            for s, p in zip(scores["overlooked"][i], order, strict=True)
-            if not np.isnan(s)
-        ]
-    flags.sort(key=lambda f: f[0])
-    return [(i, box) for _, i, box in flags]
+        found = image["predictions"]
+        order = [p[:4] for k in range(len(predictions.names)) for p in found if p[5] == k]
+        for kind, boxes in (
+            ("overlooked", order),
+            ("badloc", image["boxes"]),
+            ("swap", image["boxes"]),
+        ):
+            rows = zip(scores[kind][i], boxes, strict=True) if boxes else ()
+            lists[kind] += [(float(s), i, b) for s, b in rows if not np.isnan(s)]
+    for rows in lists.values():
+        rows.sort(key=lambda f: f[0])
+    flags: list[tuple[int, Any]] = []
+    seen: set[tuple[int, tuple[float, ...]]] = set()
+    for turn in itertools.zip_longest(*lists.values()):
+        for flag in turn:
+            # a label that two scores name is looked at once
+            if flag is not None and (flag[1], tuple(flag[2])) not in seen:
+                seen.add((flag[1], tuple(flag[2])))
+                flags.append((flag[1], flag[2]))
+    return flags
 
 
 def main() -> None:
