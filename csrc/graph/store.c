@@ -11,6 +11,7 @@
 #include "base/memory.h"
 
 #define ENTRY_ALIGN 16
+#define FIRST_INDEX 64
 
 static uint64_t next_id(void) {
     /* Ids tell stores apart whose memory was reused: packed weights are cached by (id, version). */
@@ -35,6 +36,7 @@ void dd_store_destroy(dd_store *store) {
     for (size_t i = 0; i < store->n; i++)
         dd_free(store->entries[i].name);
     dd_free(store->entries);
+    dd_free(store->index);
     dd_free(store->values);
     dd_free(store);
 }
@@ -48,6 +50,50 @@ static dd_status grow_values(dd_store *s, size_t size) {
     memset(s->values + old, 0, (s->values_capacity - old) * sizeof(float));
     return DD_OK;
 }
+
+/* ---- names --------------------------------------------------------------------------------- */
+
+/* FNV-1a: names are short. */
+static size_t hash_of(const char *name) {
+    uint64_t h = 14695981039346656037u;
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 1099511628211u;
+    return (size_t)(h ^ h >> 32);
+}
+
+/* Where the name stands in the index, or the free place that it would take. */
+static size_t place_of(const dd_store *s, const uint32_t *index, size_t capacity,
+                       const char *name) {
+    size_t at = hash_of(name) & (capacity - 1);
+    while (index[at] && strcmp(s->entries[index[at] - 1].name, name) != 0)
+        at = (at + 1) & (capacity - 1);
+    return at;
+}
+
+/* Room for one name more; entries are found again in a larger index. */
+static dd_status grow_index(dd_store *s, size_t n) {
+    uint32_t *index;
+    size_t capacity = s->index_capacity ? s->index_capacity : FIRST_INDEX;
+    while (capacity < 2 * n)
+        capacity *= 2;
+    if (capacity == s->index_capacity)
+        return DD_OK;
+    DD_TRY(dd_alloc_array(capacity, sizeof *index, &index));
+    for (size_t i = 0; i < s->n; i++)
+        index[place_of(s, index, capacity, s->entries[i].name)] = (uint32_t)i + 1;
+    dd_free(s->index);
+    s->index = index;
+    s->index_capacity = capacity;
+    return DD_OK;
+}
+
+int dd_store_find(const dd_store *s, const char *name) {
+    if (!s->index)
+        return -1;
+    return (int)s->index[place_of(s, s->index, s->index_capacity, name)] - 1;
+}
+
+/* ---- entries ------------------------------------------------------------------------------- */
 
 /* The copy has an id of its own: what is packed for one store is never used for another. */
 dd_status dd_store_copy(const dd_store *from, dd_store **to) {
@@ -64,6 +110,8 @@ dd_status dd_store_copy(const dd_store *from, dd_store **to) {
         s->entries[i].name = name;
         s->n = i + 1; /* counted one by one: a failure frees exactly what was made */
     }
+    if (from->n)
+        DD_TRY_DONE(grow_index(s, s->n));
     if (from->size)
         memcpy(s->values, from->values, from->size * sizeof(float));
     s->size = from->size;
@@ -97,7 +145,10 @@ dd_status dd_store_add(dd_store *s, const char *name, dd_role role, const dd_typ
     size_t size;
     DD_TRY(dd_size_add(s->size, padded, "store", &size));
     /* Growth first, commitment last: a refusal or a failure leaves the store as it was. */
+    if (s->n >= INT32_MAX / 2)
+        return dd_fail(DD_EVALUE, "store: %zu entries are all that is possible", s->n);
     DD_TRY(dd_reserve(&s->entries, &s->capacity, s->n + 1, sizeof *s->entries));
+    DD_TRY(grow_index(s, s->n + 1));
     DD_TRY_DONE(dd_strdup(name, &copy));
     DD_TRY_DONE(grow_values(s, size));
     s->entries[s->n] = (dd_entry){.name = copy,
@@ -107,6 +158,7 @@ dd_status dd_store_add(dd_store *s, const char *name, dd_role role, const dd_typ
                                   .count = count,
                                   .lr_factor = 1,
                                   .decay = decay};
+    s->index[place_of(s, s->index, s->index_capacity, copy)] = (uint32_t)s->n + 1;
     copy = NULL;
     s->size = size;
     *entry = (int)s->n++;
@@ -114,14 +166,6 @@ dd_status dd_store_add(dd_store *s, const char *name, dd_role role, const dd_typ
 done:
     dd_free(copy);
     return status;
-}
-
-int dd_store_find(const dd_store *s, const char *name) {
-    /* Linear: a net has some hundred entries, and names are looked up when it is made only. */
-    for (size_t i = 0; i < s->n; i++)
-        if (strcmp(s->entries[i].name, name) == 0)
-            return (int)i;
-    return -1;
 }
 
 float *dd_store_data(const dd_store *s, int entry) {

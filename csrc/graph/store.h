@@ -23,6 +23,8 @@ typedef struct dd_entry {
 typedef struct dd_store {
     dd_entry *entries;
     size_t n, capacity;
+    uint32_t *index; /* by the name's hash: entry + 1, or 0; a power of two, at most half full */
+    size_t index_capacity;
     float *values;
     size_t size, values_capacity; /* floats used, and allocated */
     uint64_t version;             /* goes up whenever values change: packed weights check it */

@@ -17,6 +17,33 @@ static bool says(const char *word) {
 
 /* ---- store --------------------------------------------------------------------------------- */
 
+/* Names are found through an index that grows with them; a refused one leaves no trace. */
+static void check_many_names(void) {
+    enum { MANY = 3000 };
+    dd_store *s, *copy;
+    dd_type one = {.dtype = DD_F32, .rank = 1, .dims = {1}};
+    char name[32];
+    int entry, wrong = 0;
+    CHECK(!dd_store_create(&s) && dd_store_find(s, "n0") == -1, "an empty store");
+    for (int i = 0; i < MANY; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        wrong += dd_store_add(s, name, DD_CONSTANT, &one, false, &entry) || entry != i;
+        wrong += dd_store_add(s, name, DD_CONSTANT, &one, false, &entry) != DD_EVALUE;
+    }
+    CHECK(!dd_store_copy(s, &copy), "%s", dd_message());
+    for (int i = 0; i < MANY + 9; i++) {
+        snprintf(name, sizeof name, "n%d", i);
+        int want = i < MANY ? i : -1;
+        wrong += dd_store_find(s, name) != want || dd_store_find(copy, name) != want;
+    }
+    CHECK(wrong == 0, "%d of %d names", wrong, MANY);
+    CHECK(!dd_store_add(copy, "more", DD_CONSTANT, &one, false, &entry) && entry == MANY &&
+              dd_store_find(copy, "more") == MANY && dd_store_find(s, "more") == -1,
+          "a copy has names of its own");
+    dd_store_destroy(s);
+    dd_store_destroy(copy);
+}
+
 static void check_store(void) {
     dd_store *s, *copy;
     int a, b, unused;
@@ -406,6 +433,7 @@ int main(void) {
     for (size_t k = 0; k < sizeof picture / sizeof *picture; k++)
         picture[k] = dd_stream_range(&r, -1, 1);
     check_store();
+    check_many_names();
     check_refusals();
     check_types();
     check_dead();
