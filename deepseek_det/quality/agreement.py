@@ -38,7 +38,7 @@ def krippendorff_alpha(values: npt.ArrayLike) -> float:
     Raises ValueError on another shape.
 
     >>> round(krippendorff_alpha([[0, 0], [1, 1], [0, 1], [-1, 1]]), 4)
-    0.3
+    0.2632
     """
     table = np.asarray(values)
     if table.ndim != 2:
