@@ -92,6 +92,29 @@ def line_chart(
     return f'<figure>{title}{"".join(parts)}<div class="legend">{legend}</div></figure>'
 
 
+def bar_chart(names: Sequence[str], values: Sequence[float], label: str) -> str:
+    """Lying bars with their values, from zero; a chart of nothing but zeros says so."""
+    most = max([0.0, *(v for v in values if math.isfinite(v))])
+    if not most > 0:
+        return f'<p class="none">{escape(label)}: nothing</p>'
+    height, gap, left = 22, 8, 110
+    room = WIDTH_PX - left - 60
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH_PX} {(height + gap) * len(names)}" role="img" '
+        f'aria-label="{escape(label)}">'
+    ]
+    for i, (name, value) in enumerate(zip(names, values, strict=True)):
+        y, width = i * (height + gap), room * max(0.0, value) / most
+        middle = y + height * 0.7
+        parts.append(f'<text class="end" x="{left - 8}" y="{middle:.1f}">{escape(name)}</text>')
+        parts.append(
+            f'<rect class="bar c{i % COLOURS}" x="{left}" y="{y}" width="{width:.1f}" '
+            f'height="{height}"/>'
+        )
+        parts.append(f'<text x="{left + width + 6:.1f}" y="{middle:.1f}">{value:.3f}</text>')
+    return f"<figure><h3>{escape(label)}</h3>{''.join(parts)}</svg></figure>"
+
+
 def _line(s: Series, places: Sequence[tuple[float, float]]) -> list[str]:
     if not places:
         return []

@@ -110,7 +110,7 @@ def _remember(event: str, trainer: Trainer) -> None:
 def val(call: Call) -> Made:
     """Evaluates a checkpoint; leaves report.html, metrics.json and detections.json."""
     from deepseek_det.predict import detect_dataset, figures, load_for
-    from deepseek_det.report import CAPTION, Part, picture_of, write_report
+    from deepseek_det.report import Part, pictures_of, write_report
 
     detector = Detector(call.model)
     dataset = load_for(detector.names, call.data, call.split, call.strict, call.images)
@@ -126,8 +126,8 @@ def val(call: Call) -> Made:
         for box, s, k in _rows(*found)
     ]
     _write_json(folder / "detections.json", rows)
-    picture = picture_of(detector, dataset, detections)
-    part = Part(f"Split {dataset.split}, {len(dataset)} images", metrics, [(CAPTION, picture)])
+    pictures = pictures_of(detector, dataset, detections, metrics)
+    part = Part(f"Split {dataset.split}, {len(dataset)} images", metrics, pictures)
     title = f"{Path(call.model).name} on {dataset.root.name}, {dataset.split}"
     report = write_report(folder, [part], detector, title)
     call.tell(f"{metrics.summarize()}\n\n{metrics.table()}")

@@ -28,6 +28,7 @@ from deepseek_det._coco_input import (
     set_sizes,
     source_name,
 )
+from deepseek_det._lvis import LvisResult, lvis
 from deepseek_det._voc import VocResult, voc
 from deepseek_det.errors import Error
 from deepseek_det.metrics import (
@@ -49,12 +50,14 @@ __all__ = [
     "COCOeval",
     "CocoResult",
     "Evaluator",
+    "LvisResult",
     "Metrics",
     "Params",
     "VocResult",
     "coco",
     "evaluate_detections",
     "init_as_pycocotools",
+    "lvis",
     "mask",
     "voc",
 ]

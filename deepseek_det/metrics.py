@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from deepseek_det import _core
+
+if TYPE_CHECKING:
+    from deepseek_det.breakdown import Calibration, Errors
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -228,6 +231,7 @@ class Metrics:
     scores: Floats
     params: Params
     classes: list[int]
+    boxes: Boxes | None = None  # what was evaluated: errors, calibration, worst images
 
     @classmethod
     def from_arrays(
@@ -265,7 +269,25 @@ class Metrics:
             scores,
             params,
             list(range(boxes.n_classes) if classes is None else classes),
+            boxes,
         )
+
+    def errors(self) -> Errors:
+        """The mistakes by kind (classification, localization, both, duplicate, background, missed)
+        and the AP that each costs; see `deepseek_det.breakdown.errors`."""
+        from deepseek_det.breakdown import errors
+
+        if self.boxes is None:
+            raise ValueError("errors: these figures were made without their boxes")
+        return errors(self.boxes)
+
+    def calibration(self, bins: int = 10) -> Calibration:
+        """How far confidences can be believed; see `deepseek_det.breakdown.calibration`."""
+        from deepseek_det.breakdown import calibration
+
+        if self.boxes is None:
+            raise ValueError("calibration: these figures were made without their boxes")
+        return calibration(self.boxes, bins)
 
     def __repr__(self) -> str:
         return f"Metrics(ap={self.ap:.3f}, ap50={self.ap50:.3f}, {len(self.names)} classes)"

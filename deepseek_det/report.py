@@ -86,15 +86,19 @@ def picture_of(
     detections: Sequence[Detected] | None = None,
     limit: int = PICTURES,
     conf: float = PICTURE_CONF,
+    chosen: Sequence[int] | None = None,
 ) -> bytes:
     """A JPEG of some images of a data set: above the truth, below it what the detector finds.
 
-    detections: one entry a record where they are known already. The images are spread evenly.
+    detections: one entry a record where they are known already. chosen: the records that are shown;
+    None: `limit` of them, spread evenly.
     """
     from deepseek_det.predict import detect_dataset
 
-    chosen = np.unique(np.linspace(0, len(dataset) - 1, min(limit, len(dataset))).astype(int))
-    part = dataset.subset(chosen.tolist())
+    if chosen is None:
+        spread = np.linspace(0, len(dataset) - 1, min(limit, len(dataset)))
+        chosen = np.unique(spread.astype(int)).tolist()
+    part = dataset.subset(list(chosen))
     if detections is None:
         found = detect_dataset(detector, part, conf=conf)
     else:
@@ -120,6 +124,18 @@ def picture_of(
             tiles += [blank] * (columns - (len(truth) - start))
         tiles += seen[start : start + columns]
     return draw.encode(draw.mosaic(tiles, columns, 320))
+
+
+def pictures_of(
+    detector: Detector, dataset: Dataset, detections: Sequence[Detected], metrics: Metrics
+) -> list[tuple[str, bytes]]:
+    """What val shows of a data set: images spread evenly, then those with the worst errors."""
+    pictures = [(CAPTION, picture_of(detector, dataset, detections))]
+    worst = metrics.errors().worst_images(metrics.boxes, PICTURES) if metrics.boxes else []
+    if worst:
+        picture = picture_of(detector, dataset, detections, chosen=worst)
+        pictures.append((f"The images with the worst errors, the worst first. {CAPTION}", picture))
+    return pictures
 
 
 # ---- the page -------------------------------------------------------------------------------
@@ -264,7 +280,46 @@ def _figures(part: Part) -> str:
     pictures = "".join(_picture(caption, data) for caption, data in part.pictures)
     return (
         f'<div class="charts">{_pr_chart(m)}<div><h3>By class</h3>{classes}'
-        f"<h3>By size</h3>{sizes}</div></div>{confusion}{pictures}"
+        f"<h3>By size</h3>{sizes}</div></div>{_mistakes(m)}{confusion}{pictures}"
+    )
+
+
+_EXPLAINED = {
+    "classification": "the right place, another class",
+    "localization": "the right class, a box that is off",
+    "both": "a box that is off and another class",
+    "duplicate": "an object that was found already",
+    "background": "nothing is there",
+    "missed": "an object without a detection",
+}
+
+
+def _mistakes(m: Metrics) -> str:
+    """Errors by kind with what they cost, and the reliability of the confidences."""
+    if m.boxes is None:
+        return ""
+    errors, trust = m.errors(), m.calibration()
+    rows = [
+        [name, f"{errors.counts[name]:,}", f"{cost:.3f}", _EXPLAINED[name]]
+        for name, cost in errors.cost.items()
+    ]
+    costs = charts.bar_chart(list(errors.cost), list(errors.cost.values()), "AP50 that is lost to")
+    lines = [
+        charts.Series("ideal", np.array([0.0, 1.0]), np.array([0.0, 1.0]), "faint"),
+        charts.Series("detections", trust.confidence, trust.precision, "c0 strong"),
+    ]
+    reliability = charts.line_chart(
+        lines, "confidence", "Share that is right, IoU 0.5", (0.0, 1.0), (0.0, 1.0)
+    )
+    note = (
+        f"<p>Expected calibration error {trust.error:.3f} over "
+        f"{int(trust.counts.sum()):,} detections.</p>"
+    )
+    head = ["error", "count", "AP50 lost", "what it is"]
+    table = charts.table(head, rows, "errors")
+    return (
+        f'<div class="charts"><div>{costs}<h3>Errors by kind</h3>{table}</div>'
+        f"<div>{reliability}{note}</div></div>"
     )
 
 
@@ -336,6 +391,7 @@ _STYLE = (
     "th,td{padding:4px 12px;text-align:right;border-bottom:1px solid var(--line);"
     "font-weight:normal}thead th{color:var(--soft);font-size:13px}th:first-child{text-align:left}"
     ".settings td,.settings th{text-align:left}"
+    ".errors td:last-child{text-align:left;color:var(--soft)}.bar{fill:var(--c)}"
     ".settings td{font-family:ui-monospace,monospace;font-size:13px}"
     ".confusion td{text-align:center;min-width:52px;border:1px solid var(--ground)}"
     ".cell{background:rgba(var(--heat),calc(var(--s)*.75 + .04))}" + _LINES
