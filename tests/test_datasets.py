@@ -423,7 +423,7 @@ def test_batches_of_a_data_set(tmp_path: Path) -> None:
     "name",
     [
         *("records", "decode", "voc", "coco", "yolo", "datasets", "convert", "synthetic", "check"),
-        *("lvis", "kitti", "tables", "writers", "compose", "similar", "census", "pages"),
+        *("lvis", "kitti", "tables", "writers", "compose", "similar", "census", "pages", "darknet"),
     ],
 )
 def test_docstring_examples_hold(name: str) -> None:

@@ -203,12 +203,47 @@ def test_voc_files_beside_their_images(tmp_path: Path) -> None:
     assert alone.format == "voc" and alone.names == ["cat"]
 
 
-def test_voc2012_csv_and_loose_xml_agree_with_coco(data_root: Path) -> None:
-    """Three more of the forms of the same 273 boxes."""
+def test_darknet_paths_and_names(tmp_path: Path) -> None:
+    """As CVAT exports it: paths of `data/`, which is the folder itself."""
+    for split in ("train", "valid"):
+        folder = tmp_path / f"obj_{split}_data"
+        write_image(folder / f"{split}.jpg")
+        (folder / f"{split}.txt").write_text("1 .5 .5 .25 .25\n")
+        (tmp_path / f"{split}.txt").write_text(f"data/obj_{split}_data/{split}.jpg\n")
+    text = "classes = 2\ntrain = data/train.txt\nvalid = data/valid.txt\nnames = data/obj.names\n"
+    (tmp_path / "obj.data").write_text(text)
+    (tmp_path / "obj.names").write_text("cat\ndog\n")
+    assert splits(tmp_path) == ["train", "val"]
+    data = load(tmp_path, "val", strict=True)
+    assert data.format == "yolo" and data.names == ["cat", "dog"]
+    assert data.records[0].boxes.tolist() == [[24, 18, 40, 30]]
+    assert len(load(tmp_path / "obj.data", strict=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("names = obj.names\n", "none of the keys"),
+        ("train = ../../etc/passwd\n", "leaves"),
+        ("train = /etc/passwd\n", "leaves"),
+        ("train = none.txt\n", "is no file"),
+        ("train = train.txt\nnames = ..\n", "leaves"),
+        ("\udcff", "decode"),
+    ],
+)
+def test_darknet_bad_file_is_error(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "obj.data").write_text(text, errors="surrogateescape")
+    (tmp_path / "train.txt").write_text("a.jpg\n")
+    with pytest.raises(Error, match=rf"obj\.data.*{reason}"):
+        load(tmp_path)
+
+
+def test_voc2012_csv_darknet_and_loose_xml_agree_with_coco(data_root: Path) -> None:
+    """Four more of the forms of the same 273 boxes."""
     base = data_root / "voc2012_100" / "database"
     forms = {
         name: load(base / "gts" / name, images=base / "images")
-        for name in ("openimages_format", "pascalvoc_format")
+        for name in ("openimages_format", "pascalvoc_format", "yolo_format")
     }
     file = base / "gts" / "coco_format_v1" / "instances_default.json"
     coco = {r.path.name: r for r in load(file, images=base / "images").records}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from deepseek_det.data import coco, kitti, lvis, tables, voc, yolo
+from deepseek_det.data import coco, darknet, kitti, lvis, tables, voc, yolo
 from deepseek_det.data.decode import decode
 from deepseek_det.data.records import (
     CODES,
@@ -38,7 +38,7 @@ _LOOKED_FOR = (
     "beside the images, in <split>/ or alone), "
     "COCO (annotations/instances_<split>*.json, <split>/_annotations.coco.json, or a .json file), "
     "LVIS (lvis_*<split>.json), "
-    "YOLO (data.yaml, images/ beside labels/, or <split>/images beside <split>/labels), "
+    "YOLO (data.yaml, obj.data, images/ beside labels/, or <split>/images beside <split>/labels), "
     "KITTI (image_2/ beside label_2/), CSV (<split>*.csv with a header)"
 )
 
@@ -333,7 +333,7 @@ def _check_path(path: object) -> None:
 def _find(root: Path, images: Path | None) -> Layout | None:
     # LVIS before COCO, whose files it would take; loose files (xml beside images, csv) last.
     finders: tuple[Any, ...] = (
-        *(voc.Layout, lvis.Layout, coco.Layout, yolo.Layout),
+        *(voc.Layout, lvis.Layout, coco.Layout, darknet.Layout, yolo.Layout),
         *(kitti.Layout, voc.Beside, tables.Layout),
     )
     for finder in finders:

@@ -172,7 +172,7 @@ class Layout:
         records = []
         read: set[Path] = set()
         for image, file, line in self._images(split, intake):
-            labels = label_path(image)
+            labels = self._labels(image)
             read.add(labels)
             picture = intake.picture(image, file, line)
             if picture is None:
@@ -226,7 +226,7 @@ class Layout:
         largest = 0
         for split in self.entries:
             for image, _, _ in self._images(split, silent):
-                file = label_path(image)
+                file = self._labels(image)
                 for _, words in split_rows(file, silent) if file.is_file() else []:
                     value = number(words[0])
                     # Beyond this a class number is a slip, and names would fill the memory.
@@ -246,6 +246,10 @@ class Layout:
                     rows = sum(1 for _ in split_rows(file, Intake(self.root)))
                     text = f"{rows} rows, but no image {file.stem}.* in {intake.name(entry)}"
                     intake.reject(file, 0, "image_missing", "image", file.stem, text)
+
+    def _labels(self, image: Path) -> Path:
+        """The label file of an image of this layout."""
+        return label_path(image)
 
     def _id(self, image: Path) -> str:
         try:
@@ -409,14 +413,18 @@ def _yaml_names(file: Path, content: dict[str, Any]) -> dict[int, str] | None:
 def _names_file(root: Path) -> dict[int, str] | None:
     """Names from a file with one a line, None where there is none."""
     for name in NAME_FILES:
-        file = root / name
-        if file.is_file():
-            try:
-                lines = file.read_text(encoding="utf-8-sig").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise Error(f"load: {file}: {error}") from error
-            names = [line.strip() for line in lines if line.strip()]
-            if not names or len(set(names)) < len(names):
-                raise Error(f"load: {file}: different names, one a line, were needed")
-            return dict(enumerate(names))
+        if (root / name).is_file():
+            return read_names(root / name)
     return None
+
+
+def read_names(file: Path) -> dict[int, str]:
+    """Class names of a file, one a line. Raises `Error` where they are not different names."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Error(f"load: {file}: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names or len(set(names)) < len(names):
+        raise Error(f"load: {file}: different names, one a line, were needed")
+    return dict(enumerate(names))
