@@ -11,7 +11,7 @@
  * of an output depend on its tile's patch of inputs, neither on the map's size nor on threads. Sums
  * for batch norms go by rows of tiles to slots, whatever the rounds. N, H, W: output; α = side + 2.
  */
-#include "graph/steps.h"
+#include "graph/winograd.h"
 
 #include <string.h>
 
@@ -24,18 +24,7 @@ enum {
     MAX_WEIGHTS = 340000, /* floats of 36 planes, beyond which 16 planes are faster */
     ROUND_TILES = 32,
     PHASES = 3,
-    MAX_PLANES = 36,
 };
-
-static int64_t tiles_x(const dd_conv *c) {
-    return (c->ow + c->winograd - 1) / c->winograd;
-}
-static int64_t tiles_y(const dd_conv *c) {
-    return (c->oh + c->winograd - 1) / c->winograd;
-}
-static int planes_of(const dd_conv *c) {
-    return (c->winograd + 2) * (c->winograd + 2);
-}
 
 /* Floats of a plane: an odd number of cache lines, so that planes spread over the cache's sets. */
 static int64_t plane_floats(int64_t tiles, int channels) {
@@ -53,25 +42,30 @@ static const double transform_4[6][3] = {{1. / 4, 0, 0},
                                          {1. / 24, -1. / 12, 1. / 6},
                                          {0, 0, 1}};
 
+float dd_winograd_factor(const dd_conv *c, int plane, int tap) {
+    const double(*g)[3] = c->winograd == 2 ? transform_2 : transform_4;
+    const int alpha = c->winograd + 2;
+    return (float)(g[plane / alpha][tap / 3] * g[plane % alpha][tap % 3]);
+}
+
 size_t dd_winograd_floats(const dd_kernels_table *kernels, const dd_conv *c) {
-    return (size_t)planes_of(c) * kernels->gemm_f32_packed(c->c_in, c->c_out);
+    return (size_t)dd_winograd_planes(c) * kernels->gemm_f32_packed(c->c_in, c->c_out);
 }
 
 /* Taps are packed as the products want them and then transformed, all pairs of channels at once:
  * G·g·Gᵀ is a product of matrices with the nine taps' numbers for its columns. */
 void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *c, const float *weight,
                       float *gathered, float *packed) {
-    const double(*g)[3] = c->winograd == 2 ? transform_2 : transform_4;
-    const int alpha = c->winograd + 2, planes = planes_of(c);
+    const int planes = dd_winograd_planes(c);
     const int64_t in_step = c->turned ? (int64_t)9 * c->c_out : 9;
     const int64_t out_step = c->turned ? 9 : (int64_t)9 * c->c_in;
     const size_t plane = kernels->gemm_f32_packed(c->c_in, c->c_out);
-    float factors[9 * MAX_PLANES];
+    float factors[9 * DD_WINOGRAD_PLANES];
     for (int tap = 0; tap < 9; tap++) {
         kernels->gemm_f32_pack(weight + (c->turned ? 8 - tap : tap), in_step, out_step, c->c_in,
                                c->c_out, gathered + (size_t)tap * plane);
         for (int p = 0; p < planes; p++)
-            factors[tap * planes + p] = (float)(g[p / alpha][tap / 3] * g[p % alpha][tap % 3]);
+            factors[tap * planes + p] = dd_winograd_factor(c, p, tap);
     }
     memset(packed, 0, (size_t)planes * plane * sizeof(float));
     dd_gemm_tn all = {.a = factors,
@@ -88,55 +82,52 @@ void dd_winograd_pack(const dd_kernels_table *kernels, const dd_conv *c, const f
 
 /* ---- the phases ---------------------------------------------------------------------------- */
 
-/* A round: rows [begin, end) of tiles, all images' counted through, and its planes. */
-typedef struct round {
-    int64_t begin, end, tiles;
-    float *v, *m;
-    int64_t v_plane, m_plane;
-} round;
-
-static round round_of(const dd_plan *plan, const dd_step *s, int64_t index) {
+dd_winograd_round dd_winograd_round_of(const dd_plan *plan, const dd_step *s, int64_t index,
+                                       int64_t rounds) {
     const dd_conv *c = &plan->convs[s->conv];
-    round r;
-    dd_cut(c->n * tiles_y(c), s->n_phases / PHASES, index, &r.begin, &r.end);
-    r.tiles = (r.end - r.begin) * tiles_x(c);
+    dd_winograd_round r;
+    dd_cut(c->n * dd_winograd_tiles_y(c), rounds, index, &r.begin, &r.end);
+    r.tiles = (r.end - r.begin) * dd_winograd_tiles_x(c);
     r.v_plane = plane_floats(r.tiles, c->c_in);
     r.m_plane = plane_floats(r.tiles, c->c_out);
     r.v = plan->slots ? plan->slots + s->planes : NULL;
-    r.m = plan->slots ? r.v + planes_of(c) * r.v_plane : NULL;
+    r.m = plan->slots ? r.v + dd_winograd_planes(c) * r.v_plane : NULL;
     return r;
 }
 
-/* Tiles `first`..`first + count - 1` of row `row` of tiles: their patches, padded, in scratch. */
-static void load_patches(const dd_run *run, const dd_step *s, const dd_conv *c, int64_t row,
-                         int64_t first, int64_t count, float *out) {
-    const int64_t n = row / tiles_y(c), y0 = row % tiles_y(c) * c->winograd - c->pad_top;
-    const int64_t width = count * c->winograd + 2;
-    int64_t begin = first * c->winograd - c->pad_left, end = begin + width, left = 0;
+void dd_winograd_load(const dd_run *run, int value, int64_t n, int64_t y, int64_t x, int64_t rows,
+                      int64_t width, float *out) {
+    const dd_type *type = &run->plan->values[value].type;
+    const int64_t h = type->dims[1], w = type->dims[2], c = type->dims[3];
+    int64_t begin = x, end = x + width, left = 0;
     if (begin < 0) {
         left = -begin < width ? -begin : width;
         begin = 0;
     }
-    end = end < c->w ? end : c->w;
+    end = end < w ? end : w;
     const int64_t inside = end > begin ? end - begin : 0, right = width - left - inside;
-    for (int i = 0; i < c->winograd + 2; i++, out += width * c->c_in) {
-        if (y0 + i < 0 || y0 + i >= c->h || inside == 0) {
-            memset(out, 0, (size_t)(width * c->c_in) * sizeof(float));
+    for (int64_t i = 0; i < rows; i++, out += width * c) {
+        if (y + i < 0 || y + i >= h || inside == 0) {
+            memset(out, 0, (size_t)(width * c) * sizeof(float));
             continue;
         }
-        memset(out, 0, (size_t)(left * c->c_in) * sizeof(float));
-        dd_load_pixels(run, s->x, n, y0 + i, begin, inside, out + left * c->c_in);
-        memset(out + (left + inside) * c->c_in, 0, (size_t)(right * c->c_in) * sizeof(float));
+        memset(out, 0, (size_t)(left * c) * sizeof(float));
+        dd_load_pixels(run, value, n, y + i, begin, inside, out + left * c);
+        memset(out + (left + inside) * c, 0, (size_t)(right * c) * sizeof(float));
     }
 }
 
-static void input_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, const round *r,
-                        int64_t tile, int64_t count, float *scratch) {
-    load_patches(run, s, c, r->begin + tile / tiles_x(c), tile % tiles_x(c), count, scratch);
+void dd_winograd_patches(const dd_run *run, int value, const dd_conv *c, const dd_winograd_round *r,
+                         int64_t tile, int64_t count, float *scratch) {
+    const int64_t row = r->begin + tile / dd_winograd_tiles_x(c), n = row / dd_winograd_tiles_y(c);
+    const int64_t y = row % dd_winograd_tiles_y(c) * c->winograd - c->pad_top;
+    const int64_t x = tile % dd_winograd_tiles_x(c) * c->winograd - c->pad_left;
+    const int64_t width = count * c->winograd + 2;
+    dd_winograd_load(run, value, n, y, x, c->winograd + 2, width, scratch);
     dd_winograd_input w = {.side = c->winograd,
                            .x = scratch,
                            .pitch = c->c_in,
-                           .row_pitch = (count * c->winograd + 2) * c->c_in,
+                           .row_pitch = width * c->c_in,
                            .tiles = count,
                            .c = c->c_in,
                            .v = r->v + tile * c->c_in,
@@ -188,10 +179,12 @@ static void clear_sums(const dd_run *run, const dd_step *s) {
 }
 
 /* Back from the planes; bfloat16 by way of scratch. */
-static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, const round *r,
-                         int64_t tile, int64_t count, int64_t slot, float *scratch) {
-    const int64_t row = r->begin + tile / tiles_x(c), n = row / tiles_y(c);
-    const int64_t y = row % tiles_y(c) * c->winograd, x = tile % tiles_x(c) * c->winograd;
+static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c,
+                         const dd_winograd_round *r, int64_t tile, int64_t count, int64_t slot,
+                         float *scratch) {
+    const int64_t row = r->begin + tile / dd_winograd_tiles_x(c), n = row / dd_winograd_tiles_y(c);
+    const int64_t y = row % dd_winograd_tiles_y(c) * c->winograd,
+                  x = tile % dd_winograd_tiles_x(c) * c->winograd;
     const dd_pvalue *out = &run->plan->values[s->y];
     const bool half = dd_is_half(run->plan, s->y);
     int64_t width = c->ow - x;
@@ -222,17 +215,19 @@ static void output_tiles(const dd_run *run, const dd_step *s, const dd_conv *c, 
 }
 
 /* Whole rows of tiles: what of slot `slot` lies in the round. */
-static void output_slot(const dd_run *run, const dd_step *s, const dd_conv *c, const round *r,
-                        int64_t slot, float *scratch) {
+static void output_slot(const dd_run *run, const dd_step *s, const dd_conv *c,
+                        const dd_winograd_round *r, int64_t slot, float *scratch) {
     int64_t row, end;
-    dd_cut(c->n * tiles_y(c), slots_of(c), slot, &row, &end);
+    dd_cut(c->n * dd_winograd_tiles_y(c), slots_of(c), slot, &row, &end);
     row = row > r->begin ? row : r->begin;
     end = end < r->end ? end : r->end;
     for (; row < end; row++)
-        output_tiles(run, s, c, r, (row - r->begin) * tiles_x(c), tiles_x(c), slot, scratch);
+        output_tiles(run, s, c, r, (row - r->begin) * dd_winograd_tiles_x(c),
+                     dd_winograd_tiles_x(c), slot, scratch);
 }
 
-static void multiply_plane(const dd_run *run, const dd_conv *c, const round *r, int64_t plane) {
+static void multiply_plane(const dd_run *run, const dd_conv *c, const dd_winograd_round *r,
+                           int64_t plane) {
     const float *a = r->v + plane * r->v_plane;
     const dd_kernels_table *kernels = run->plan->kernels;
     dd_gemm g = {.a = &a,
@@ -258,7 +253,8 @@ static void winograd_run(const dd_run *run, const dd_step *s, int phase, int64_t
             dd_norm_gradient_finish(run, &s->reduction, slots_of(c));
         return;
     }
-    const round r = round_of(run->plan, s, phase / PHASES);
+    const dd_winograd_round r =
+        dd_winograd_round_of(run->plan, s, phase / PHASES, s->n_phases / PHASES);
     if (phase == 0 && unit == 0 && makes_sums(s))
         clear_sums(run, s);
     if (phase % PHASES == 2 && makes_sums(s)) {
@@ -272,10 +268,10 @@ static void winograd_run(const dd_run *run, const dd_step *s, int phase, int64_t
     int64_t tile, end;
     dd_cut(r.tiles, s->units(run->plan, s, phase, dd_threads()), unit, &tile, &end);
     while (tile < end) { /* the part of a row of tiles */
-        int64_t left = tiles_x(c) - tile % tiles_x(c);
+        int64_t left = dd_winograd_tiles_x(c) - tile % dd_winograd_tiles_x(c);
         int64_t count = end - tile < left ? end - tile : left;
         if (phase % PHASES == 0)
-            input_tiles(run, s, c, &r, tile, count, dd_scratch(run, thread));
+            dd_winograd_patches(run, s->x, c, &r, tile, count, dd_scratch(run, thread));
         else
             output_tiles(run, s, c, &r, tile, count, 0, dd_scratch(run, thread));
         tile += count;
@@ -287,8 +283,8 @@ static int64_t winograd_units(const dd_plan *plan, const dd_step *s, int phase, 
     if (makes_sums(s) && (phase == s->n_phases - 1 || phase % PHASES == 2))
         return phase == s->n_phases - 1 ? 1 : slots_of(c);
     if (phase % PHASES == 1)
-        return planes_of(c);
-    int64_t tiles = round_of(plan, s, phase / PHASES).tiles;
+        return dd_winograd_planes(c);
+    int64_t tiles = dd_winograd_round_of(plan, s, phase / PHASES, s->n_phases / PHASES).tiles;
     int64_t units = threads == 1 ? 1 : 2 * (int64_t)threads;
     return tiles < units ? tiles : units;
 }
@@ -297,14 +293,18 @@ static int64_t winograd_units(const dd_plan *plan, const dd_step *s, int phase, 
 
 /* Rounds of about ROUND_TILES tiles, as even as whole rows of tiles allow. */
 static int64_t rounds_of(const dd_plan *plan, const dd_conv *c) {
-    int64_t rows = c->n * tiles_y(c), at_once = ROUND_TILES / tiles_x(c);
+    int64_t rows = c->n * dd_winograd_tiles_y(c), at_once = ROUND_TILES / dd_winograd_tiles_x(c);
     if (plan->options.strip_rows > 0)
         at_once = plan->options.strip_rows;
     at_once = at_once < 1 ? 1 : at_once;
     return (rows + at_once - 1) / at_once;
 }
 
-static bool pays(const dd_conv *c) {
+int dd_winograd_side(const dd_conv *c) {
+    return DD_WINOGRAD_PLANES * c->c_in * c->c_out <= MAX_WEIGHTS ? 4 : 2;
+}
+
+bool dd_winograd_pays(const dd_conv *c) {
     return c->k_h == 3 && c->k_w == 3 && c->stride == 1 && c->dilation == 1 && c->groups == 1 &&
            c->c_in >= MIN_CHANNELS && c->c_out >= MIN_CHANNELS && c->c_in * c->c_out >= MIN_PAIRS;
 }
@@ -322,8 +322,15 @@ static dd_conv turned(const dd_conv *c) {
     t.pad_left = 2 - c->pad_left;
     t.turned = true;
     t.bias = -1;
-    t.uses_dx = t.uses_forward = false;
     return t;
+}
+
+dd_status dd_winograd_record(dd_plan *plan, dd_conv c, int *conv) {
+    DD_TRY(dd_reserve(&plan->convs, &plan->convs_capacity, plan->n_convs + 1, sizeof c));
+    c.uses_dx = c.uses_forward = false;
+    plan->convs[plan->n_convs] = c;
+    *conv = (int)plan->n_convs++;
+    return DD_OK;
 }
 
 /* What the step's store does beyond the convolution. */
@@ -345,12 +352,12 @@ static void take_backward(dd_plan *plan, dd_step *s, const dd_conv *c) {
 static void choose_rounds(dd_plan *plan, dd_step *s, const dd_conv *c) {
     s->n_phases = (int)(PHASES * rounds_of(plan, c));
     for (int i = 0; i < s->n_phases / PHASES; i++) {
-        round r = round_of(plan, s, i);
-        size_t floats = (size_t)(planes_of(c) * (r.v_plane + r.m_plane));
+        dd_winograd_round r = dd_winograd_round_of(plan, s, i, s->n_phases / PHASES);
+        size_t floats = (size_t)(dd_winograd_planes(c) * (r.v_plane + r.m_plane));
         s->planes_floats = floats > s->planes_floats ? floats : s->planes_floats;
     }
     s->n_phases += makes_sums(s);
-    size_t in = (size_t)((c->winograd + 2) * (tiles_x(c) * c->winograd + 2) * c->c_in);
+    size_t in = (size_t)((c->winograd + 2) * (dd_winograd_tiles_x(c) * c->winograd + 2) * c->c_in);
     size_t out = (size_t)(c->winograd * c->ow * plan->values[s->y].pitch);
     s->scratch = (in > out ? in : out) * sizeof(float);
 }
@@ -359,21 +366,20 @@ dd_status dd_match_winograd(dd_plan *plan, const dd_store *store, int node, bool
     (void)store;
     const dd_node *n = &plan->graph->nodes[node];
     bool dx = n->op == &dd_op_conv_dx;
+    if (n->op == &dd_op_conv_dw)
+        return dd_winograd_weights_match(plan, node, matched);
     if ((n->op != &dd_op_conv && !dx) || n->backward || plan->conv_of[node] < 0)
         return DD_OK;
     int conv = plan->conv_of[node];
-    if (!pays(&plan->convs[conv]) ||
+    if (!dd_winograd_pays(&plan->convs[conv]) ||
         (dx && (plan->convs[conv].pad_top > 2 || plan->convs[conv].pad_left > 2)))
         return DD_OK;
-    if (dx) {
-        DD_TRY(dd_reserve(&plan->convs, &plan->convs_capacity, plan->n_convs + 1, sizeof(dd_conv)));
-        plan->convs[plan->n_convs] = turned(&plan->convs[conv]);
-        conv = (int)plan->n_convs++;
-    }
+    if (dx)
+        DD_TRY(dd_winograd_record(plan, turned(&plan->convs[conv]), &conv));
     dd_conv *c = &plan->convs[conv];
     dd_step *s;
     DD_TRY(dd_step_new(plan, "winograd", &s));
-    c->winograd = MAX_PLANES * c->c_in * c->c_out <= MAX_WEIGHTS ? 4 : 2;
+    c->winograd = dd_winograd_side(c);
     c->packed_floats = dd_winograd_floats(plan->kernels, c);
     s->conv = conv;
     s->run = winograd_run;

@@ -179,6 +179,8 @@ typedef struct dd_winograd_input {
     float *v;
     int64_t v_pitch, plane;
 } dd_winograd_input;
+/* winograd_gradient_f32: tile t's patch is one of side × side gradients of outputs at the same
+ * place, from which come α × α numbers as well. */
 
 /* Back: y = act(Aᵀ·m·A + bias + residual) from numbers (i, j) of tile t at m[(i·α + j)·plane +
  * t·m_pitch + c]. Of the tiles' pixels the first `width` columns and `rows` rows are stored. */

@@ -8,6 +8,10 @@
  * dimensions is one of one dimension over the columns, then over the rows; `between` holds what
  * lies between, in the first-level cache.
  *
+ * The gradient of the kernel is the same read backwards: outputs' gradients are carried over by the
+ * transpose of the outputs' transform, multiplied with the patches number by number, summed over
+ * the tiles, and what comes out by the transpose of the kernel's.
+ *
  * Points: 0, ±1, ∞ for side 2; 0, ±1, ±2, ∞ for side 4. Rounding errors grow by these factors:
  * against double precision, outputs of unit variance are within 3e-6 (side 2) and 3e-5 (side 4);
  * tests/c/kernels_winograd.h holds them to it. A sum's order is fixed: the same bits on every
@@ -102,6 +106,76 @@ void DD_NAME(winograd_input_f32)(const dd_winograd_input *w) {
         input_tiles(*w, 2);
     else
         input_tiles(*w, 4);
+}
+
+/* ---- gradients ----------------------------------------------------------------------------- */
+
+/* A·d in place: side numbers become α. */
+V_INLINE void gradient_line(vf *d, const int side) {
+    vf last = d[side - 1];
+    if (side == 2) {
+        d[2] = v_sub(d[0], last);
+        d[1] = v_add(d[0], last);
+        d[3] = v_sub(v_zero(), last);
+        return;
+    }
+    vf even = v_add(d[0], d[2]), odd = v_add(d[1], last);
+    vf far_even = v_fma(v_set1(4.0f), d[2], d[0]);
+    vf far_odd = v_fma(v_set1(8.0f), last, v_mul(v_set1(2.0f), d[1]));
+    d[1] = v_add(even, odd);
+    d[2] = v_sub(even, odd);
+    d[3] = v_add(far_even, far_odd);
+    d[4] = v_sub(far_even, far_odd);
+    d[5] = last;
+}
+
+V_INLINE void gradient_tile(const dd_winograd_input w, const int side, const float *x, float *v,
+                            int n) {
+    const int alpha = side + 2;
+    vf between[MAX_ALPHA][4];
+    DD_ROLLED
+    for (int j = 0; j < side; j++, x += w.pitch) {
+        vf d[MAX_ALPHA];
+        DD_UNROLL
+        for (int i = 0; i < side; i++)
+            d[i] = V_LOAD(x + i * w.row_pitch, n);
+        gradient_line(d, side);
+        DD_UNROLL
+        for (int i = 0; i < alpha; i++)
+            between[i][j] = d[i];
+    }
+    DD_ROLLED
+    for (int i = 0; i < alpha; i++) {
+        vf d[MAX_ALPHA];
+        DD_UNROLL
+        for (int j = 0; j < side; j++)
+            d[j] = between[i][j];
+        gradient_line(d, side);
+        DD_UNROLL
+        for (int j = 0; j < alpha; j++, v += w.plane) {
+            DD_OPAQUE(v);
+            V_STORE(v, d[j], n);
+        }
+    }
+}
+
+V_INLINE void gradient_tiles(const dd_winograd_input w, const int side) {
+    for (int64_t t = 0; t < w.tiles; t++) {
+        const float *x = w.x + t * side * w.pitch;
+        float *v = w.v + t * w.v_pitch;
+        int ch = 0;
+        for (; ch + VL <= w.c; ch += VL)
+            gradient_tile(w, side, x + ch, v + ch, VL);
+        if (ch < w.c)
+            gradient_tile(w, side, x + ch, v + ch, w.c - ch);
+    }
+}
+
+void DD_NAME(winograd_gradient_f32)(const dd_winograd_input *w) {
+    if (w->side == 2)
+        gradient_tiles(*w, 2);
+    else
+        gradient_tiles(*w, 4);
 }
 
 /* ---- output -------------------------------------------------------------------------------- */

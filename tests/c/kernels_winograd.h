@@ -1,5 +1,5 @@
-/* Checks of winograd.c: both transforms have the bits of the scalar level, and together with plain
- * products they give a 3×3 convolution, to the errors that winograd.c states. */
+/* Checks of winograd.c: its transforms have the bits of the scalar level, and together with plain
+ * products they give a 3×3 convolution and its gradients, to the errors that winograd.c states. */
 #ifndef DD_TESTS_KERNELS_WINOGRAD_H
 #define DD_TESTS_KERNELS_WINOGRAD_H
 
@@ -74,6 +74,73 @@ void check_winograd_input_f32(kernel_check *k) {
         w.v = kernel_aligned(k, 36 * w.plane);
         KERNEL_BENCH(k, side == 2 ? "side 2, c=80" : "side 4, c=80", 5.0 * side * side * 80.0,
                      "Gpixel/s", k->fast->winograd_input_f32(&w));
+        kernel_end(k);
+    }
+}
+
+/* The gradient of one kernel from one row of tiles, against double precision; and the bits. */
+static void winograd_gradient_case(kernel_check *k, int side) {
+    const int alpha = side + 2, c = (int)kernel_draw(k, 1, 40);
+    const int64_t tiles = kernel_draw(k, 1, 6), width = tiles * side;
+    dd_winograd_input in = {.side = side, .pitch = c, .row_pitch = (width + 2) * c, .tiles = tiles};
+    in.c = c;
+    in.x = kernel_floats(k, alpha * in.row_pitch);
+    in.v_pitch = c + kernel_draw(k, 0, 5);
+    in.plane = tiles * in.v_pitch;
+    in.v = kernel_matrix(k, alpha * alpha * tiles, c, in.v_pitch);
+    dd_winograd_input d = in;
+    d.row_pitch = width * c;
+    d.x = kernel_floats(k, side * d.row_pitch);
+    float *u = kernel_matrix(k, alpha * alpha * tiles, c, in.v_pitch), *ref = kernel_twin(k, u);
+    k->fast->winograd_input_f32(&in);
+    d.v = ref;
+    k->ref->winograd_gradient_f32(&d);
+    d.v = u;
+    k->fast->winograd_gradient_f32(&d);
+    kernel_same(k, "u against ref", u, ref);
+    float *got = kernel_floats(k, 9 * c), *want = kernel_twin(k, got);
+    for (int ch = 0; ch < c; ch++)
+        for (int tap = 0; tap < 9; tap++) {
+            double sum = 0, direct = 0;
+            float unit[9] = {0}, planes[WINOGRAD_PLANES];
+            unit[tap] = 1;
+            winograd_kernel(unit, side, planes); /* row `tap` of the transpose */
+            for (int p = 0; p < alpha * alpha; p++)
+                for (int64_t t = 0; t < tiles; t++)
+                    sum += (double)planes[p] * (double)in.v[p * in.plane + t * in.v_pitch + ch] *
+                           (double)u[p * in.plane + t * in.v_pitch + ch];
+            for (int y = 0; y < side; y++)
+                for (int64_t x = 0; x < width; x++)
+                    direct += (double)d.x[y * d.row_pitch + x * c + ch] *
+                              (double)in.x[(y + tap / 3) * in.row_pitch + (x + tap % 3) * c + ch];
+            got[tap * c + ch] = (float)sum;
+            want[tap * c + ch] = (float)direct;
+        }
+    kernel_close(k, "dw", got, want, 9, c, c,
+                 (side == 2 ? 3e-6 : 3e-5) * sqrt((double)(side * width)), 0.0);
+}
+
+void check_winograd_gradient_f32(kernel_check *k) {
+    for (int i = 0; i < 150; i++) {
+        const int side = kernel_draw(k, 0, 1) ? 4 : 2;
+        kernel_begin(k, "side=%d", side);
+        winograd_gradient_case(k, side);
+        if (!kernel_end(k))
+            return;
+    }
+    for (int side = 2; k->bench && side <= 4; side += 2) {
+        kernel_begin(k, "bench");
+        dd_winograd_input w = {.side = side,
+                               .pitch = 80,
+                               .row_pitch = 5 * side * 80,
+                               .tiles = 5,
+                               .c = 80,
+                               .v_pitch = 80,
+                               .plane = 5 * 80 + 16};
+        w.x = kernel_aligned(k, 4 * w.row_pitch);
+        w.v = kernel_aligned(k, 36 * w.plane);
+        KERNEL_BENCH(k, side == 2 ? "side 2, c=80" : "side 4, c=80", 5.0 * side * side * 80.0,
+                     "Gpixel/s", k->fast->winograd_gradient_f32(&w));
         kernel_end(k);
     }
 }
