@@ -16,7 +16,15 @@ from planted import write_image
 import deepseek_det as dd
 from deepseek_det.data import Dataset, Record, load
 from deepseek_det.errors import Error
-from deepseek_det.quality import Predictions, fold_predictions, predictions_of, rank, resolve
+from deepseek_det.quality import (
+    Predictions,
+    advise,
+    cross_check,
+    fold_predictions,
+    predictions_of,
+    rank,
+    resolve,
+)
 from deepseek_det.quality.predictions import Seen
 
 NAMES = ["cat", "dog"]
@@ -259,6 +267,66 @@ def test_predictions_that_do_not_fit_are_refused(clean: Dataset, model: Predicti
         rank(clean, model)
 
 
+# ---- a third opinion ----------------------------------------------------------------------------
+
+
+def perfect(data: Dataset) -> Predictions:
+    """A model that sees exactly the labels, with confidence 0.9."""
+    images = {
+        r.path.name: [Seen(r.boxes, np.full(len(r.boxes), 0.9, np.float32), r.labels)] * 2
+        for r in data.records
+    }
+    return Predictions(NAMES, ["plain", "flip"], images)
+
+
+def test_model_takes_the_side_that_it_sees(clean: Dataset) -> None:
+    b = extra(swapped(moved(without(clean, 2, 4), 5, 1, 14), 9, 7), 11)
+    q = cross_check(clean, b)
+    advised = advise(q, perfect(clean), blur=False)
+    assert {(d.image, d.reason, d.suggestion) for d in advised.disputes} == {
+        ("p02.png", "only-in-one", 0),
+        ("p05.png", "location", 0),
+        ("p09.png", "class", 0),
+        ("p11.png", "only-in-one", "drop"),
+    }
+    assert all("the model" in d.text for d in advised.disputes)
+    assert advised.agreement is q.agreement and all(d.suggestion is None for d in q.disputes)
+
+
+def test_model_without_a_side_makes_it_ambiguous(clean: Dataset) -> None:
+    a, b = moved(without(clean, 2, 4), 5, 1, -7), moved(swapped(clean, 9, 7), 5, 1, 7)
+    model = perfect(clean)
+    plain, _ = model.images["p09.png"]  # both classes in one place
+    both = Seen(
+        np.concatenate([plain.xyxy, plain.xyxy[7:8]]),
+        np.append(plain.conf, np.float32(0.85)),
+        np.append(plain.labels, 1 - plain.labels[7]).astype(np.int32),
+    )
+    model.images["p09.png"] = [both, both]
+    s = model.images["p02.png"][0]  # seen in one view only
+    keep = np.arange(len(s.conf)) != 4
+    model.images["p02.png"][1] = Seen(s.xyxy[keep], s.conf[keep], s.labels[keep])
+    q = advise(cross_check(a, b), model, blur=False)
+    found = {d.image: (d.reason, d.suggestion, d.text.split("; ")[-1]) for d in q.disputes}
+    assert found == {
+        "p02.png": ("ambiguous", "ignore", "the model wavers"),
+        "p05.png": ("ambiguous", "ignore", "the model takes no side"),
+        "p09.png": ("ambiguous", "ignore", "the model takes no side"),
+    }
+
+
+def test_majority_is_not_overruled(clean: Dataset) -> None:
+    q = cross_check(clean, clean, without(clean, 2, 4))
+    assert [d.suggestion for d in advise(q, perfect(without(clean, 2, 4))).disputes] == [0]
+
+
+def test_advice_needs_predictions_of_the_images(clean: Dataset, model: Predictions) -> None:
+    q = cross_check(clean, without(clean, 2, 4))
+    del model.images["p02.png"]
+    with pytest.raises(Error, match=r"advise: there are no predictions for p02\.png"):
+        advise(q, model)
+
+
 # ---- predictions --------------------------------------------------------------------------------
 
 
@@ -360,6 +428,9 @@ def test_folds_are_trained_kept_and_read_again(
     folds = [set(Predictions.read(tmp_path / f"runs/folds/fold{i}.json").images) for i in (0, 1)]
     assert not folds[0] & folds[1] and abs(len(folds[0]) - len(folds[1])) <= 2
     assert any({"twin.jpg", data.records[0].path.name} <= f for f in folds)
+    # A call that was cut off before its second fold's predictions goes on from the checkpoint.
+    (tmp_path / "runs/folds/fold1.json").unlink()
+    assert same(fold_predictions(data, **call), first)
     monkeypatch.setattr(dd.Detector, "train", lambda *_, **__: pytest.fail("trained again"))
     assert same(fold_predictions(data, **call), first)
     with pytest.raises(Error, match="folds of other arguments or labels"):

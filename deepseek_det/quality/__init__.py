@@ -1,8 +1,9 @@
 """Label quality: what annotators, or a model, disagree on; decisions; a better data set.
 
 `cross_check` compares several people's labels of the same images, `rank` compares one set of labels
-with a model's predictions; both give disputes. A person decides on them on the page that
-`CrossCheck.page` writes, or a program does, and `resolve` writes a new data set.
+with a model's predictions; both give disputes. `advise` asks a model about those of people. A
+person decides on the page that `CrossCheck.page` writes, or a program does, and `resolve` writes a
+new data set.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from deepseek_det.quality.disputes import Agreed, Candidate, CrossCheck, Dispute
 from deepseek_det.quality.resolve import read_decisions, resolve
 
 if TYPE_CHECKING:
+    from deepseek_det.quality.advice import advise
     from deepseek_det.quality.page import write_page
     from deepseek_det.quality.predictions import Predictions, fold_predictions, predictions_of
     from deepseek_det.quality.ranking import Ranking, rank
@@ -28,6 +30,7 @@ __all__ = [
     "Figures",
     "Predictions",
     "Ranking",
+    "advise",
     "cross_check",
     "fold_predictions",
     "krippendorff_alpha",
@@ -43,6 +46,7 @@ __all__ = [
 _HOMES = {
     "Predictions": "predictions",
     "Ranking": "ranking",
+    "advise": "advice",
     "fold_predictions": "predictions",
     "predictions_of": "predictions",
     "rank": "ranking",

@@ -32,9 +32,9 @@ import numpy as np
 import numpy.typing as npt
 
 from deepseek_det import _core
-from deepseek_det.data.decode import decode
 from deepseek_det.data.records import Record
 from deepseek_det.errors import Error
+from deepseek_det.quality.blur import blurred
 from deepseek_det.quality.disputes import Agreed, Box, Candidate, CrossCheck, Dispute
 from deepseek_det.quality.predictions import Predictions, Seen, predictions_of
 from deepseek_det.quality.sets import Source, images_of, one_set
@@ -52,9 +52,6 @@ STRONG = 0.25
 """Predictions of this confidence are matched with the labels; weaker ones only support them."""
 WAVER = 0.5
 """Span of the evidence over the views beyond which the model wavers."""
-BLUR_QUANTILE, BLUR_SIDE_PX = 0.03, 8
-"""A place is blurred when it is less sharp than this share of the labels of its class; boxes with a
-shorter side are too small to tell."""
 
 
 class Ranking(CrossCheck):
@@ -112,7 +109,7 @@ def rank(
         raise ValueError(f"rank: rate is {rate}, a share between 0 and 1 was needed")
     named, names = one_set(data, "rank")
     predictions = _predictions(data, det_or_folds)
-    views = [_by_names(predictions, n, names) for n in named]
+    views = [seen_on(predictions, n, names, "rank") for n in named]
     curves = _rehearse(list(named.values()), views, len(names), rate, seed)
     found = [
         s
@@ -124,7 +121,13 @@ def rank(
     suspicions = [s for s in suspicions if s.score >= min_score]
     suspicions.sort(key=lambda s: -s.score)
     if blur:
-        _mark_blurred(suspicions, named)
+        places = {
+            r.path: [(_as_box(b), names[k]) for b, k in zip(r.boxes, r.labels, strict=True)]
+            for r in named.values()
+        }
+        asked = [(named[s.image].path, (s.box, names[s.kind])) for s in suspicions]
+        marks = blurred(asked, places)
+        suspicions = [s._replace(blurred=m) for s, m in zip(suspicions, marks, strict=True)]
     return _ranking(data, named, names, suspicions)
 
 
@@ -139,12 +142,13 @@ def _predictions(data: Source, given: Any) -> Predictions:
     return predictions_of(det, data)
 
 
-def _by_names(predictions: Predictions, image: str, names: Sequence[str]) -> list[Seen]:
-    """What is seen on an image, labels in the data's order of classes."""
+def seen_on(predictions: Predictions, image: str, names: Sequence[str], who: str) -> list[Seen]:
+    """What is seen on an image, labels in the order of `names`. Raises Error where it has no
+    predictions, or they are of other classes."""
     if image not in predictions.images:
-        raise Error(f"rank: there are no predictions for {image}")
+        raise Error(f"{who}: there are no predictions for {image}")
     if not set(predictions.names) <= set(names):
-        raise Error(f"rank: predictions are of {predictions.names}, the data has {list(names)}")
+        raise Error(f"{who}: predictions are of {predictions.names}, the data has {list(names)}")
     place = np.array([names.index(n) for n in predictions.names], np.int32)
     return [Seen(s.xyxy, s.conf, place[s.labels]) for s in predictions.images[image]]
 
@@ -170,7 +174,7 @@ def _closeness(iou: npt.ArrayLike) -> FloatArray:
     return np.clip((np.asarray(iou, np.float64) - NEAR) / (SAME_PLACE - NEAR), 0, 1)
 
 
-def _support(views: Sequence[Seen], box: Box, kind: int) -> FloatArray:
+def support(views: Sequence[Seen], box: Box, kind: int) -> FloatArray:
     """What each view has for an object of class `kind` in a place: the best confidence, less as
     the prediction lies apart."""
     here = np.array([box], np.float32)
@@ -183,14 +187,14 @@ def _support(views: Sequence[Seen], box: Box, kind: int) -> FloatArray:
     return found
 
 
-def _fit(views: Sequence[Seen], box: Box, kind: int) -> float:
-    """The IoU of a label with the prediction of its class that fits it best in any view."""
-    best = 0.0
-    for s in views:
+def fit(views: Sequence[Seen], box: Box, kind: int) -> FloatArray:
+    """In each view the IoU of a box with the confident prediction of its class that fits best."""
+    here = np.array([box], np.float32)
+    best = np.zeros(len(views))
+    for v, s in enumerate(views):
         mine = (s.labels == kind) & (s.conf >= STRONG)
         if mine.any():
-            iou = _core.box_iou(np.array([box], np.float32), s.xyxy[mine])
-            best = max(best, float(iou.max()))
+            best[v] = _core.box_iou(here, s.xyxy[mine]).max()
     return best
 
 
@@ -212,9 +216,9 @@ def _look(image: str, record: Record, views: Sequence[Seen]) -> Iterator[_Suspic
             used.add(j)
             yield _paired(image, views, (at, box, kind), _prediction(plain, int(strong[j])), iou)
         else:
-            support = _support(views, box, kind)
-            text = f"the model's best is {support.max():.2f}"
-            score, span = 1 - float(support.mean()), float(np.ptp(support))
+            found = support(views, box, kind)
+            text = f"the model's best is {found.max():.2f}"
+            score, span = 1 - float(found.mean()), float(np.ptp(found))
             yield _Suspicion(image, "spurious", score, at, box, kind, None, span, text)
     alone = [int(p) for j, p in enumerate(strong.tolist()) if j not in used]
     # One of many that lack a label is less telling than a single one.
@@ -236,12 +240,12 @@ def _paired(
 ) -> _Suspicion:
     """A label and the prediction that it was matched with."""
     at, box, kind = label
-    support = _support(views, model[0], model[1])
-    span, text = float(np.ptp(support)), f"IoU {iou:.2f}"
+    found = support(views, model[0], model[1])
+    span, text = float(np.ptp(found)), f"IoU {iou:.2f}"
     if model[1] != kind:
-        score = float(support.mean()) * (1 - float(_support(views, box, kind).mean()))
+        score = float(found.mean()) * (1 - float(support(views, box, kind).mean()))
         return _Suspicion(image, "class", score, at, box, kind, model, span, text)
-    score = float(np.sqrt(support.mean())) * (1 - _fit(views, box, kind))
+    score = float(np.sqrt(found.mean())) * (1 - float(fit(views, box, kind).max()))
     return _Suspicion(image, "location", score, at, box, kind, model, span, text)
 
 
@@ -254,11 +258,11 @@ def _missing(
 ) -> _Suspicion:
     """A prediction that no label was matched with."""
     box, kind, _ = model
-    support = _support(views, box, kind)
+    found = support(views, box, kind)
     covered = _covered(box, boxes)
-    score = float(support.mean()) * (1 - covered) * usual
-    text = f"confidence {support.mean():.2f} over the views"
-    return _Suspicion(image, "missing", score, None, box, kind, model, float(np.ptp(support)), text)
+    score = float(found.mean()) * (1 - covered) * usual
+    text = f"confidence {found.mean():.2f} over the views"
+    return _Suspicion(image, "missing", score, None, box, kind, model, float(np.ptp(found)), text)
 
 
 def _covered(box: Box, boxes: npt.NDArray[np.float32]) -> float:
@@ -410,49 +414,6 @@ def _free_place(
         if not len(boxes) or _core.box_iou(box[None], boxes).max() <= 0.2:
             return box
     return None
-
-
-# ---- blur -----------------------------------------------------------------------------------
-
-
-def _sharpness(pixels: npt.NDArray[np.uint8], box: Box) -> float:
-    """Energy of the Laplacian over the energy of the contrast in a box; 0 for a flat one.
-
-    The ratio, not the energy: a faint object in focus is not blurred.
-    """
-    x0, y0 = int(box[0]), int(box[1])
-    x1, y1 = int(np.ceil(box[2])), int(np.ceil(box[3]))
-    crop = pixels[max(y0, 0) : y1, max(x0, 0) : x1, 1].astype(np.float64)
-    if min(crop.shape) < BLUR_SIDE_PX:
-        return float("nan")
-    middle = crop[1:-1, 1:-1]
-    edges = crop[:-2, 1:-1] + crop[2:, 1:-1] + crop[1:-1, :-2] + crop[1:-1, 2:] - 4 * middle
-    contrast = float(crop.var())
-    return float(edges.var()) / contrast if contrast > 1 else 0.0
-
-
-def _mark_blurred(suspicions: list[_Suspicion], named: Mapping[str, Record]) -> None:
-    """Marks suspicions whose place is less sharp than nearly all labels of its class."""
-    by_image: dict[str, list[int]] = {}
-    for i, s in enumerate(suspicions):
-        by_image.setdefault(s.image, []).append(i)
-    usual: dict[int, list[float]] = {}
-    own: dict[int, float] = {}
-    for image, members in by_image.items():
-        record = named[image]
-        pixels = decode(record.path, say_frames=False)
-        for box, kind in zip(record.boxes, record.labels.tolist(), strict=True):
-            usual.setdefault(kind, []).append(_sharpness(pixels, _as_box(box)))
-        for i in members:
-            own[i] = _sharpness(pixels, suspicions[i].box)
-    limit = {
-        k: np.nanquantile(v, BLUR_QUANTILE)
-        for k, v in usual.items()
-        if np.isfinite(v).sum() >= 1 / BLUR_QUANTILE
-    }
-    for i, value in own.items():
-        if value < limit.get(suspicions[i].kind, -1.0):
-            suspicions[i] = suspicions[i]._replace(blurred=True)
 
 
 # ---- the result -----------------------------------------------------------------------------
