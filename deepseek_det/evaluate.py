@@ -16,6 +16,7 @@ from deepseek_det import mask
 from deepseek_det._coco_api import COCO
 from deepseek_det._coco_eval import COCOeval, init_as_pycocotools
 from deepseek_det._coco_input import (
+    SIGMAS,
     Columns,
     Source,
     array_columns,
@@ -23,6 +24,7 @@ from deepseek_det._coco_input import (
     check_defects,
     check_type,
     file_columns,
+    mask_set,
     positions,
     read,
     set_sizes,
@@ -243,8 +245,10 @@ def _take(item: Mapping[str, Any], key: str, who: str, count: int | None) -> Arr
 class Evaluator:
     """Collects detections and ground truth batch by batch, like torchmetrics' MeanAveragePrecision.
 
-    box_format: "xyxy", "xywh" or "cxcywh", pixels. names: class names by label; labels may be any
-    integers and those that occur are the classes. The thresholds are torchmetrics' arguments.
+    iou_type: "bbox"; "segm", whose items have masks (n, h, w); or "keypoints", whose items have
+    keypoints (n, k, 3) x, y, visibility, with `sigmas` (k,), COCO's 17 by default. Both may go
+    without boxes. box_format: "xyxy", "xywh" or "cxcywh", pixels. names: class names by label;
+    labels may be any integers and those that occur are the classes. The thresholds are torchmetrics' arguments.
 
     >>> ev = Evaluator()
     >>> box = np.array([[0.0, 0, 10, 10]])
@@ -262,6 +266,7 @@ class Evaluator:
         rec_thresholds: Sequence[float] | None = None,
         max_detection_thresholds: Sequence[int] | None = None,
         names: Mapping[int, str] | Sequence[str] | None = None,
+        sigmas: Any = None,
     ) -> None:
         check_type("Evaluator", iou_type)
         if box_format not in ("xyxy", "xywh", "cxcywh"):
@@ -269,6 +274,10 @@ class Evaluator:
                 f"Evaluator: box_format is {box_format!r}, one of xyxy, xywh, cxcywh is needed"
             )
         self.box_format = box_format
+        self.iou_type = iou_type
+        self.sigmas = SIGMAS if sigmas is None else np.asarray(sigmas, np.float64)
+        if iou_type == "keypoints" and max_detection_thresholds is None:
+            max_detection_thresholds = [20]
         self.params = Params.make(iou_thresholds, rec_thresholds, max_det=max_detection_thresholds)
         self.names = names
         self.reset()
@@ -277,13 +286,38 @@ class Evaluator:
         """Forgets everything that was collected."""
         self._objects: list[tuple[Floats, Ints, Array, Floats]] = []  # box, label, crowd, area
         self._detections: list[tuple[Floats, Floats, Ints]] = []  # box, score, label
+        self._shapes: tuple[list[Any], list[Any]] = [], []  # masks or keypoints of both sides
 
     def __len__(self) -> int:
         """Images collected so far."""
         return len(self._objects)
 
-    def _boxes(self, item: Mapping[str, Any], who: str) -> Floats:
-        """The item's boxes as x, y, w, h."""
+    def _shape(self, item: Mapping[str, Any], who: str) -> Any:
+        """The item's masks as a list of run lengths, or its keypoints (n, 3k); None for boxes."""
+        if self.iou_type == "bbox":
+            return None
+        key = "masks" if self.iou_type == "segm" else "keypoints"
+        if key not in item:
+            raise ValueError(f"{who}: there is no {key!r}, there are {sorted(item)}")
+        raw = _numpy(item[key])
+        if self.iou_type == "segm":
+            if raw.size and raw.ndim != 3:
+                raise ValueError(f"{who}: masks of shape {raw.shape} came, (n, h, w) is needed")
+            return mask.encode(raw.transpose(1, 2, 0)) if raw.size else []
+        k = len(self.sigmas)
+        if raw.size and raw.shape[1:] != (k, 3):
+            raise ValueError(f"{who}: keypoints of shape {raw.shape} came, (n, {k}, 3) is needed")
+        return raw.reshape(-1, 3 * k).astype(np.float64)
+
+    def _boxes(self, item: Mapping[str, Any], who: str, shape: Any = None) -> Floats:
+        """The item's boxes as x, y, w, h; without any, those around its masks or keypoints."""
+        if "boxes" not in item and shape is not None:
+            if self.iou_type == "segm":
+                return np.asarray(mask.toBbox(shape), np.float64).reshape(-1, 4)
+            x, y = shape[:, 0::3], shape[:, 1::3]
+            low = np.stack([x.min(1), y.min(1)], 1) if len(shape) else np.zeros((0, 2))
+            high = np.stack([x.max(1), y.max(1)], 1) if len(shape) else low
+            return np.concatenate([low, high - low], 1)
         if "boxes" not in item:
             raise ValueError(f"{who}: there is no 'boxes', there are {sorted(item)}")
         raw = _numpy(item["boxes"]).astype(np.float64)
@@ -302,30 +336,46 @@ class Evaluator:
         """Adds images.
 
         preds: {boxes (n, 4), scores (n,), labels (n,)}; targets: {boxes (m, 4), labels (m,)} and
-        perhaps iscrowd (m,) and area (m,), where an area of 0 means the box's. NumPy arrays, lists
-        or tensors. Raises ValueError on missing keys or counts that do not fit; then nothing of
-        this call is kept.
+        perhaps iscrowd (m,) and area (m,), where an area of 0 means the box's (the mask's); masks
+        or keypoints as `iou_type` says. NumPy arrays, lists or tensors. Raises ValueError on
+        missing keys or counts that do not fit; then nothing of this call is kept.
         """
         if len(preds) != len(targets):
             raise ValueError(f"update: {len(preds)} preds and {len(targets)} targets came")
         objects, detections = [], []
+        shapes: tuple[list[Any], list[Any]] = [], []
         for i, (pred, target) in enumerate(zip(preds, targets, strict=True)):
-            boxes = self._boxes(pred, f"update: preds[{i}]")
+            shape = self._shape(pred, f"update: preds[{i}]")
+            boxes = self._boxes(pred, f"update: preds[{i}]", shape)
+            self._keep_shape(shapes[1], shape, len(boxes), f"update: preds[{i}]")
             scores = _take(pred, "scores", f"update: preds[{i}]", len(boxes)).astype(np.float64)
             labels = _take(pred, "labels", f"update: preds[{i}]", len(boxes)).astype(np.int64)
             if np.isnan(scores).any():
                 raise ValueError(f"update: preds[{i}]: a score is NaN")
             detections.append((boxes, scores, labels))
             who = f"update: targets[{i}]"
-            boxes = self._boxes(target, who)
+            shape = self._shape(target, who)
+            boxes = self._boxes(target, who, shape)
             n = len(boxes)
+            self._keep_shape(shapes[0], shape, n, who)
             labels = _take(target, "labels", who, n).astype(np.int64)
             crowd = _take(target, "iscrowd", who, n) if "iscrowd" in target else np.zeros(n)
             area = _take(target, "area", who, n) if "area" in target else np.zeros(n)
-            area = np.where(area > 0, area, boxes[:, 2] * boxes[:, 3]).astype(np.float64)
+            own = mask.area(shape) if self.iou_type == "segm" else boxes[:, 2] * boxes[:, 3]
+            area = np.where(area > 0, area, own).astype(np.float64)
             objects.append((boxes, labels, crowd.astype(bool), area))
         self._objects += objects
         self._detections += detections
+        for kept, new in zip(self._shapes, shapes, strict=True):
+            kept.extend(new)
+
+    @staticmethod
+    def _keep_shape(kept: list[Any], shape: Any, count: int, who: str) -> None:
+        if shape is None:
+            return
+        if len(shape) != count:
+            raise ValueError(f"{who}: {len(shape)} masks or keypoints came for {count} boxes")
+        kept.extend(shape)
 
     def merge(self, other: Evaluator) -> Evaluator:
         """Appends the images of another evaluator (of another worker, say); returns itself."""
@@ -334,8 +384,12 @@ class Evaluator:
             for a, b in zip(other.params.core()[:4], self.params.core()[:4], strict=True)
         ):
             raise ValueError("merge: the other evaluator has other thresholds")
+        if other.iou_type != self.iou_type:
+            raise ValueError(f"merge: {other.iou_type!r} does not go with {self.iou_type!r}")
         self._objects += other._objects
         self._detections += other._detections
+        for kept, new in zip(self._shapes, other._shapes, strict=True):
+            kept.extend(new)
         return self
 
     def _class_name(self, label: int) -> str:
@@ -344,6 +398,25 @@ class Evaluator:
         if self.names is not None and 0 <= label < len(self.names):
             return self.names[label]
         return str(label)
+
+    def _extra(self) -> dict[str, Any] | None:
+        """What masks and keypoints add to the boxes."""
+        truth, found = self._shapes
+        if self.iou_type == "segm":
+            areas = mask.area(found) if found else np.zeros(0)
+            return {
+                "object_masks": mask_set(truth),
+                "detection_masks": mask_set(found),
+                "detection_area": np.asarray(areas, np.float64),
+            }
+        if self.iou_type == "keypoints":
+            width = 3 * len(self.sigmas)
+            sides = [np.array(side, np.float64).reshape(-1, width) for side in (truth, found)]
+            return {
+                "points": (*sides, (self.sigmas * 2) ** 2, np.exp),
+                "ignore": ~(sides[0][:, 2::3] > 0).any(1),
+            }
+        return None
 
     def compute(self) -> Metrics:
         """The figures over all images so far; `compute()["map"]` and the like are torchmetrics'."""
@@ -362,6 +435,7 @@ class Evaluator:
             detection_class=np.searchsorted(classes, label).astype(np.int32),
             detection_box=flatten([d[0] for d in self._detections], np.float64)[0].reshape(-1, 4),
             detection_score=flatten([d[1] for d in self._detections], np.float64)[0],
+            extra=self._extra(),
         )
         ids = classes.tolist()
         names = [self._class_name(i) for i in ids]

@@ -8,6 +8,7 @@ import doctest
 import io
 import json
 import math
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import deepseek_det as dd
-from deepseek_det import _core, _voc, evaluate, metrics
+from deepseek_det import _core, _voc, evaluate, mask, metrics
 from deepseek_det.evaluate import Evaluator, Params, coco, evaluate_detections, voc
 
 # ---- pycocotools
@@ -980,6 +981,53 @@ def test_evaluator_bad_input_keeps_nothing(preds: Any, targets: Any, message: st
     with pytest.raises(ValueError, match=message):
         ev.update(preds, targets)
     assert len(ev) == 0
+
+
+@pytest.mark.parametrize("iou_type", ["segm", "keypoints"])
+def test_evaluator_of_masks_and_keypoints_equals_coco_in_parts(iou_type: str) -> None:
+    rng = np.random.default_rng(3)
+    gt: dict[str, Any] = {"images": [], "categories": [{"id": 0, "name": "a"}], "annotations": []}
+    dt: list[dict[str, Any]] = []
+    parts = [Evaluator(iou_type), Evaluator(iou_type)]
+    for image in range(6):
+        gt["images"].append({"id": image, "height": 40, "width": 50, "file_name": "x"})
+        if iou_type == "segm":
+            shapes = rng.random((3, 40, 50)) < 0.5
+            noisy = shapes ^ (rng.random((3, 40, 50)) < rng.random() * 0.4)
+            rows = [
+                [{"segmentation": m | {"counts": m["counts"].decode()}} for m in side]
+                for side in (mask.encode(s.transpose(1, 2, 0)) for s in (shapes, noisy))
+            ]
+        else:
+            shapes = rng.random((3, 17, 3)) * [50, 40, 2]
+            shapes[:, :, 2] = shapes[:, :, 2].round()
+            noisy = shapes + rng.normal(0, 1.5, (3, 17, 3)) * [1, 1, 0]
+            rows = [[{"keypoints": s.ravel().tolist()} for s in side] for side in (shapes, noisy)]
+        score = rng.random(3)
+        key = "masks" if iou_type == "segm" else "keypoints"
+        pred = {key: noisy, "scores": score, "labels": [0] * 3}
+        target = {key: shapes, "labels": [0] * 3}
+        for i in range(3):
+            shape = rows[0][i]
+            x, y = shapes[i, :, :2].T if iou_type == "keypoints" else (np.zeros(1), np.zeros(1))
+            box = [x.min(), y.min(), np.ptp(x), np.ptp(y)]
+            area = float(shapes[i].sum()) if iou_type == "segm" else float(box[2] * box[3])
+            ids = {"image_id": image, "category_id": 0}
+            entry = ids | {"id": image * 3 + i + 1, "bbox": box, "area": area, "iscrowd": 0} | shape
+            gt["annotations"].append(entry)
+            dt.append(ids | {"score": float(score[i])} | rows[1][i])
+        parts[image % 2].update([pred], [target])
+    merged = pickle.loads(pickle.dumps(parts[0])).merge(parts[1])
+    made = merged.compute()
+    order = [0, 2, 4, 1, 3, 5]  # merging appends; equal scores would make that a difference
+    expected = coco(gt | {"images": [gt["images"][i] for i in order]}, dt, iou_type)
+    at = slice(0, 1)
+    assert np.array_equal(made.precision[:, :, :, at, -1], expected.precision[:, :, :, at, -1])
+    assert 0 < made.ap < 1
+    with pytest.raises(ValueError, match="merge"):
+        merged.merge(Evaluator())
+    with pytest.raises(ValueError, match=key):
+        merged.update([{"boxes": [[0, 0, 1, 1]], "scores": [1], "labels": [0]}], [target])
 
 
 def test_evaluator_bad_settings_are_named() -> None:
