@@ -93,6 +93,36 @@ def test_prelu_is_an_elementwise_step_whatever_its_slope(slope: tuple[int, ...])
     assert check(graph, store, (3, 7, 9, 5)) == ["conv", "binary"]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 16])
+@pytest.mark.parametrize(
+    ("k", "stride", "pads", "dilation"),
+    [
+        (3, 1, [2] * 4, [2, 2]),
+        (3, 1, [9] * 4, [9, 9]),  # most taps lie outside of the map
+        (3, 2, [3, 0, 1, 5], [3, 3]),
+        (2, 1, [1, 2, 0, 1], [5, 1]),
+        (5, 1, [6] * 4, [3, 3]),
+        (3, 1, [0] * 4, [2, 2]),
+    ],
+)
+def test_dilated_convolution_is_right_whatever_lies_outside(
+    groups: int, k: int, stride: int, pads: list[int], dilation: list[int]
+) -> None:
+    graph, store = _core.Graph(), _core.Store()
+    rng = np.random.default_rng(8)
+    for name, shape in (("w", (16, 16 // groups, k, k)), ("b", (16,)), ("v", (16, 16, 1, 1))):
+        store.add(name, shape)
+        store.set(name, 0.2 * rng.standard_normal(shape).astype(np.float32))
+    w, b, v = (graph.entry(store, name) for name in "wbv")
+    (y,) = graph.node("conv", "first", [graph.input("x", "f32", [-1, 13, 11, 16]), v], {})
+    params = {"pads": pads, "stride": [stride] * 2, "dilation": dilation, "groups": groups}
+    (y,) = graph.node("conv", "apart", [y, w, b], params)
+    (y,) = graph.node("unary", "act", [y], {"kind": "hard_swish"})
+    graph.output("y", y)
+    patterns = check(graph, store, (2, 13, 11, 16))
+    assert groups == 16 or patterns[-1] == "dilated"
+
+
 def pooled_stem(channels_first: bool) -> plan_nets.Build:
     def build(m: Callable[..., nn.Module], x: nn.Value) -> nn.Value:
         image = x.op("transpose", perm=[0, 2, 3, 1]) if channels_first else x
