@@ -248,7 +248,8 @@ class Evaluator:
     iou_type: "bbox"; "segm", whose items have masks (n, h, w); or "keypoints", whose items have
     keypoints (n, k, 3) x, y, visibility, with `sigmas` (k,), COCO's 17 by default. Both may go
     without boxes. box_format: "xyxy", "xywh" or "cxcywh", pixels. names: class names by label;
-    labels may be any integers and those that occur are the classes. The thresholds are torchmetrics' arguments.
+    labels may be any integers and those that occur are the classes. The thresholds are
+    torchmetrics' arguments.
 
     >>> ev = Evaluator()
     >>> box = np.array([[0.0, 0, 10, 10]])
