@@ -35,6 +35,7 @@ from deepseek_det.quality import (
     CrossCheck,
     Dispute,
     Predictions,
+    advise,
     cross_check,
     fold_predictions,
     rank,
@@ -294,6 +295,25 @@ def assisted(root: Path, runs: Path, sets: Sequence[str], python: str | None) ->
     return table([*head, *(f"{s:.0%} reviewed" for s in REVIEWED)], rows)
 
 
+def advice(root: Path, runs: Path, sets: Sequence[str]) -> str:
+    """How often a model's suggestion on the disputes of two copies is what the oracle does."""
+    rows = []
+    for name in sets:
+        clean = whole(root / SETS[name])
+        truth = {r.path.name: r for r in clean.records}
+        q = cross_check(*(plant(clean, copy)[0] for copy in COPIES))
+        advised = advise(q, Predictions.read(runs / f"{name}.json"))
+        taken = [d for d in advised.disputes if d.suggestion != "ignore"]
+        right = 0
+        for d in taken:
+            kept = {"action": "accept", "candidate": [d.suggestion]}
+            suggested = {"action": "drop"} if d.suggestion == "drop" else kept
+            right += suggested == oracle(d, truth[d.image], q.names)
+        count = len(q.disputes)
+        rows.append([name, str(count), str(count - len(taken)), str(len(taken)), str(right)])
+    return table(["set", "disputes", "ambiguous", "suggestions", "right"], rows)
+
+
 CLEANLAB = """
 import json, sys
 import numpy as np
@@ -392,6 +412,7 @@ def main() -> None:
     else:
         print(f"{machine()}; {given.runs}\n")
         print(assisted(given.data, given.runs, sets, given.python))
+        print(f"\n{advice(given.data, given.runs, sets)}")
 
 
 if __name__ == "__main__":

@@ -296,7 +296,7 @@ def _in_regions(
 REHEARSED = 0.1
 """Share of the labels that get an error in a round of the rehearsal: few enough to leave their
 surroundings as they are."""
-REHEARSED_LABELS, MOST_ROUNDS = 5000, 20
+REHEARSED_LABELS, MOST_ROUNDS = 3000, 20
 """A small set is rehearsed in as many rounds as it takes to have seen so many labels."""
 FEW_HITS = 5
 """With fewer planted errors found, a kind has no curve: its score is half of its evidence."""
