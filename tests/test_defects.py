@@ -322,7 +322,7 @@ BAD_YAML = {
     "deep": ("[" * 5000, "YAML"),
     "key_twice": ("train: images/train\nnames: [a]\ntrain: images\n", r"data\.yaml:3: .*twice"),
     "name_twice": ("train: images/train\nnames: {0: a, 0: b}\n", "twice"),
-    "alias": ("a: &a [x, x]\nb: &b [*a, *a]\ntrain: images/train\nnames: [*b]\n", ":1: .*alias"),
+    "alias": ("a: &a [x, x]\nb: &b [*a, *a]\ntrain: images/train\nnames: [*b]\n", ":2: .*alias"),
     "utf8": ("train: images/train\nnames: [\udcff]\n", "not UTF-8"),
 }
 

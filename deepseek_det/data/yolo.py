@@ -42,7 +42,7 @@ ALIASES = {"valid": "val", "validation": "val"}
 
 # libyaml reads a data.yaml of 1 MB in a second, PyYAML's own parser in twenty.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TAGS = ("str", "int", "float", "bool", "null", "timestamp", "value", "merge", "seq", "map")
+_TAGS = (None, "!", *(f"tag:yaml.org,2002:{t}" for t in ("str", "int", "float", "seq", "map")))
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -58,8 +58,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 def yaml_of(data: bytes, file: Path) -> dict[str, Any]:
     """`read_yaml` on a file's bytes. file: for messages."""
     try:
-        node = yaml.compose(data.decode("utf-8-sig"), Loader=_LOADER)
-        content = None if node is None else _plain(node, set(), 0)
+        content = _document(yaml.parse(data.decode("utf-8-sig"), Loader=_LOADER))
     except UnicodeDecodeError as error:
         raise Error(f"load: {file}: not UTF-8 text: {error.reason}") from error
     except yaml.MarkedYAMLError as error:
@@ -72,36 +71,53 @@ def yaml_of(data: bytes, file: Path) -> dict[str, Any]:
     return content
 
 
-def _plain(node: yaml.Node, seen: set[int], depth: int) -> Any:
-    """A node as text, list or dictionary; scalars stay text, so that the class `no` isn't False.
+def _document(events: Iterator[Any]) -> Any:
+    """The one document of a stream of events, None where there is none."""
+    next(events)  # the stream's start
+    if isinstance(next(events), yaml.StreamEndEvent):
+        return None
+    content = _plain(events, next(events), 0)
+    next(events)  # the document's end
+    following = next(events)
+    if not isinstance(following, yaml.StreamEndEvent):
+        raise _refused("a second document", following)
+    return content
+
+
+def _plain(events: Iterator[Any], event: Any, depth: int) -> Any:
+    """What begins with `event` as text, list or dictionary; scalars stay text, so that the class
+    `no` isn't False.
 
     Refused is what YAML allows and a data.yaml does not need: a key that stands twice, of which the
     last would win in silence; aliases, by which a small file stands for a huge structure; tags,
-    which ask for objects. An alias shows as a node that has been `seen`.
+    which ask for objects. Events and not nodes, whose marks would take hundreds of times the file.
     """
-    problem = ""
-    if id(node) in seen:
-        problem = "an anchor with an alias; data.yaml needs none"
-    elif depth > MAX_YAML_DEPTH:
-        problem = f"nested deeper than {MAX_YAML_DEPTH}"
-    elif node.tag.rpartition(":")[2] not in _TAGS or not node.tag.startswith("tag:yaml.org,2002:"):
-        problem = f"the tag {node.tag[:60]!r}; data.yaml needs none"
-    if problem:
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(item, seen, depth + 1) for item in node.value]
-    if not isinstance(node, yaml.MappingNode):
-        return str(node.value)
+    if isinstance(event, yaml.AliasEvent):
+        raise _refused("an alias; data.yaml needs none", event)
+    if depth > MAX_YAML_DEPTH:
+        raise _refused(f"nested deeper than {MAX_YAML_DEPTH}", event)
+    if event.tag not in _TAGS:
+        raise _refused(f"the tag {event.tag[:60]!r}; data.yaml needs none", event)
+    if isinstance(event, yaml.ScalarEvent):
+        return event.value
+    if isinstance(event, yaml.SequenceStartEvent):
+        items = []
+        while not isinstance(event := next(events), yaml.SequenceEndEvent):
+            items.append(_plain(events, event, depth + 1))
+        return items
     content: dict[str, Any] = {}
-    for key, value in node.value:
-        name = _plain(key, seen, depth + 1)
-        if not isinstance(name, str) or name in content:
-            twice = isinstance(name, str)
-            problem = f"the key {name[:60]!r} stands twice" if twice else "a key that is no text"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-        content[name] = _plain(value, seen, depth + 1)
+    while not isinstance(event := next(events), yaml.MappingEndEvent):
+        name = _plain(events, event, depth + 1)
+        if not isinstance(name, str):
+            raise _refused("a key that is no text", event)
+        if name in content:
+            raise _refused(f"the key {name[:60]!r} stands twice", event)
+        content[name] = _plain(events, next(events), depth + 1)
     return content
+
+
+def _refused(problem: str, event: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
 
 class Layout:
