@@ -34,6 +34,8 @@ static void fill_geometry(dd_conv *c, const dd_type *x, const dd_type *y, const 
     c->depthwise = c->groups > 1 && c->groups == c->c_in && c->groups == c->c_out &&
                    c->k_h == c->k_w && c->dilation == 1;
     c->by_tap = !c->depthwise && (c->groups > 1 || c->dilation > 1);
+    c->spread = c->by_tap && c->groups == c->c_in && c->groups == c->c_out && c->k_h == c->k_w &&
+                c->stride == 1;
 }
 
 /* Taps r of kernel side k that an input position of residue `residue` meets, the source row of the
@@ -68,7 +70,8 @@ static void fill_phases(const dd_kernels_table *kernels, dd_conv *c) {
         c->packed_dx_floats = c->packed_floats;
         return;
     }
-    c->packed_floats = group_floats(kernels, c, c->k_h * c->k_w, false);
+    c->packed_floats = c->spread ? (size_t)(c->k_h * c->k_w) * (size_t)dd_depthwise_pitch(c)
+                                 : group_floats(kernels, c, c->k_h * c->k_w, false);
     c->n_phases = 0;
     c->packed_dx_floats = 0;
     if (c->dilation > 1)
@@ -175,7 +178,7 @@ void dd_conv_pack(const dd_run *run, int conv, bool backward, int thread) {
     const dd_conv *c = &plan->convs[conv];
     const float *weight = dd_store_data(run->binding->store, c->weight);
     float *packed = plan->packed + (backward ? c->packed_dx : c->packed);
-    if (c->depthwise) {
+    if (c->depthwise || (c->spread && !backward)) {
         pack_depthwise(c, weight, packed);
         return;
     }
@@ -228,6 +231,35 @@ static void run_in_place(const dd_run *run, const dd_step *s, const dd_conv *c, 
         g.ldr = run->plan->values[s->residual].pitch;
     }
     run->plan->kernels->gemm_f32(&g);
+}
+
+/* One output row of a depthwise convolution with dilated taps: every dilation-th pixel is a row of
+ * an ordinary one, whose pixels lie that far apart. Arguments as conv_row's. */
+static void spread_row(const dd_run *run, const dd_step *s, const dd_conv *c, const float *rows,
+                       int64_t row_floats, int64_t n, int64_t y, float *to, int64_t pitch) {
+    const float *taps[64];
+    dd_depthwise d = {.rows = taps,
+                      .pitch = (int64_t)c->dilation * c->c_in,
+                      .k = c->k_h,
+                      .stride = 1,
+                      .c = c->c_in,
+                      .w = run->plan->packed + c->packed,
+                      .wpitch = dd_depthwise_pitch(c),
+                      .bias = dd_conv_bias(run, c),
+                      .act = s->act,
+                      .y_pitch = pitch * c->dilation};
+    for (int64_t x = 0; x < c->dilation && x < c->ow; x++) {
+        for (int r = 0; r < c->k_h; r++)
+            taps[r] = rows + r * c->dilation * row_floats + x * c->c_in;
+        d.width = (c->ow - x + c->dilation - 1) / c->dilation;
+        d.y = to + x * pitch;
+        if (s->residual >= 0) {
+            int64_t residual = run->plan->values[s->residual].pitch;
+            d.residual = dd_row(run, s->residual, n, y) + x * residual;
+            d.residual_pitch = residual * c->dilation;
+        }
+        run->plan->kernels->depthwise_f32(&d);
+    }
 }
 
 /* One output row by matrix products, to `to`; `rows` is the padded source strip's row of tap 0. */
@@ -304,7 +336,8 @@ static void conv_strip(const dd_run *run, const dd_step *s, const dd_conv *c, in
     for (int64_t i = 0; i < rows; i++) {
         int64_t pitch;
         float *to = dd_piece_begin(run, s->y, n, y + i, 0, spare, &pitch);
-        conv_row(run, s, c, scratch + i * c->stride * row_floats, row_floats, n, y + i, to, pitch);
+        (c->spread ? spread_row : conv_row)(run, s, c, scratch + i * c->stride * row_floats,
+                                            row_floats, n, y + i, to, pitch);
         if (s->norm >= 0)
             add_sums(run, s, to, pitch, 1, slot);
         dd_piece_end(run, s->y, n, y + i, 0, c->ow, to);
@@ -345,16 +378,18 @@ static int64_t conv_units(const dd_plan *plan, const dd_step *s, int phase, int 
         return 1;
     if (s->norm >= 0)
         return c->n * c->oh < DD_SLOTS ? c->n * c->oh : DD_SLOTS;
-    int64_t rows = c->n * c->oh, units = threads == 1 ? 1 : 4 * (int64_t)threads;
+    int64_t rows = c->n * c->oh, units = threads == 1 ? 1 : (c->spread ? 1 : 4) * (int64_t)threads;
     return rows < units ? rows : units;
 }
 
-/* Rows at a time: as many as keep the source strip within `budget` bytes. */
+/* Rows at a time: as many as keep the source strip within `budget` bytes. Dilated taps reach far
+ * beyond a strip, whose rows are loaded for each strip anew: fewer and higher ones. */
 static int strip_rows(const dd_plan *plan, const dd_conv *c, int64_t budget) {
     if (plan->options.strip_rows > 0)
         return plan->options.strip_rows;
     int64_t row = (c->pad_left + c->w + c->pad_right + 4) * c->c_in * 4 * c->stride;
-    int64_t rows = budget / row - c->k_h;
+    int64_t rows = budget / row - c->k_h, reach = (int64_t)(c->k_h - 1) * c->dilation + 1;
+    rows = c->spread && rows < 2 * reach ? 2 * reach : rows;
     return (int)(rows < 1 ? 1 : rows > c->oh ? c->oh : rows);
 }
 
@@ -370,6 +405,7 @@ static size_t strip_bytes(const dd_conv *c, int rows) {
 void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
     const dd_graph *g = plan->graph;
     bool acted = false, act_first = !plan->graph->training && !c->winograd;
+    bool depthwise = c->depthwise || c->spread;
     while (plan->values[s->y].pending == DD_STORED && !dd_is_output(plan, s->y)) {
         int reader = dd_sole_reader(plan, s->y);
         if (reader < 0 || plan->taken[reader] || plan->values[g->nodes[reader].out[0]].pending)
@@ -378,19 +414,19 @@ void dd_conv_epilogue(dd_plan *plan, dd_step *s, const dd_conv *c) {
         if (node->op == &dd_op_unary && !node->backward && !acted) {
             const dd_unary_params *u = node->params;
             dd_act act = {(dd_unary)u->kind, (float)u->a, (float)u->b};
-            if (s->residual >= 0 && c->depthwise)
+            if (s->residual >= 0 && depthwise)
                 return;
             acted = true;
             *(s->residual >= 0 ? &s->act_after : &s->act) = act;
         } else if (node->op == &dd_op_binary && s->residual < 0 &&
-                   (!acted || c->depthwise || act_first) &&
+                   (!acted || depthwise || act_first) &&
                    ((const dd_binary_params *)node->params)->kind == DD_ADD) {
             int other = node->in[0] == s->y ? node->in[1] : node->in[0];
             if (other == s->y || plan->values[other].pending ||
                 !dd_type_equal(&plan->values[other].type, &plan->values[s->y].type))
                 return;
             s->residual = other;
-            s->act_first = acted && !c->depthwise;
+            s->act_first = acted && !depthwise;
             dd_step_reads(plan, s, other);
         } else {
             return;

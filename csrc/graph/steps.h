@@ -87,6 +87,7 @@ typedef struct dd_conv {
     int c_in, c_out; /* channels of x and y, all groups */
     int64_t n, h, w, oh, ow;
     bool depthwise, by_tap; /* by_tap: a segment a tap (groups, dilation) */
+    bool spread;            /* by_tap, and depthwise: of dilated taps, stride 1 */
     bool planar;            /* x is PENDING_NCHW: a segment a row of a channel */
     int weight, bias;       /* store entries; bias -1 */
     dd_conv_phase forward, phases[DD_MAX_PHASES];
