@@ -126,6 +126,17 @@ static dd_status pass_escape(dd_json *json) {
     return DD_OK;
 }
 
+/* Whether eight bytes are all plain characters: no quote, backslash, control or byte above 0x7f. A
+ * zero among bytes is found by subtracting one from each: it alone borrows, unless it was above
+ * 0x7f, which is looked for by itself. */
+static bool plain_eight(const unsigned char *p) {
+    const uint64_t ones = 0x0101010101010101u, high = 0x8080808080808080u;
+    uint64_t v;
+    memcpy(&v, p, 8);
+    uint64_t quote = v ^ (ones * '"'), slash = v ^ (ones * '\\');
+    return !((v | (v - ones * 0x20) | (quote - ones) | (slash - ones)) & high);
+}
+
 /* Reads the string at the cursor, which stands on its opening quote. */
 static dd_status read_string(dd_json *json, dd_json_text *out) {
     size_t start = ++json->at;
@@ -133,6 +144,9 @@ static dd_status read_string(dd_json *json, dd_json_text *out) {
     for (;;) {
         const unsigned char *p = (const unsigned char *)json->text + json->at;
         const unsigned char *q = p; /* a run of plain characters, the common case */
+        size_t left = json->length - json->at;
+        while ((size_t)(q - p) + 8 <= left && plain_eight(q))
+            q += 8;
         while (*q >= 0x20 && *q < 0x80 && *q != '"' && *q != '\\')
             q++;
         json->at += (size_t)(q - p);

@@ -24,25 +24,60 @@ dd_status dd_mask_check_size(uint64_t h, uint64_t w) {
 
 /* ---- text ---------------------------------------------------------------------------------- */
 
+/* One number at text[i], byte by byte; false where it is none. */
+static bool read_slowly(const char *text, size_t length, size_t *i, int64_t *out) {
+    uint64_t value = 0;
+    unsigned shift = 0, c;
+    do {
+        c = (unsigned char)text[*i] - 48u;
+        if (c > 63 || shift > 30)
+            return false;
+        value |= (uint64_t)(c & 31) << shift;
+        shift += 5;
+        ++*i;
+    } while (c & 32 && *i < length);
+    *out = c & 16 ? (int64_t)value - ((int64_t)1 << shift) : (int64_t)value;
+    return !(c & 32);
+}
+
+/* The same by eight bytes at once, without a branch for how many of them the number has. */
+static bool read_at_once(const char *text, size_t *i, int64_t *out) {
+    uint64_t raw, digits, ends;
+    memcpy(&raw, text + *i, 8);
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    raw = __builtin_bswap64(raw);
+#endif
+    /* Each byte less 48, without borrowing from its neighbour. */
+    digits = ((raw | 0x8080808080808080u) - 0x3030303030303030u) ^ 0x8080808080808080u;
+    ends = ~digits & 0x2020202020202020u;
+    if (!ends)
+        return false;
+    unsigned bytes = (unsigned)__builtin_ctzll(ends) / 8 + 1;
+    uint64_t used = ~(uint64_t)0 >> (64 - 8 * bytes);
+    if (bytes > 7 || ((raw & 0x8080808080808080u) | (digits & 0xc0c0c0c0c0c0c0c0u)) & used)
+        return false;
+    uint64_t v = digits & 0x1f1f1f1f1f1f1f1fu & used;
+    v = (v & 0x001f001f001f001fu) | (v & 0x1f001f001f001f00u) >> 3;
+    v = (v & 0x000003ff000003ffu) | (v & 0x03ff000003ff0000u) >> 6;
+    v = (v & 0x00000000000fffffu) | (v & 0x000fffff00000000u) >> 12;
+    unsigned unused = 64 - 5 * bytes;
+    *out = (int64_t)(v << unused) >> unused; /* with the sign */
+    *i += bytes;
+    return true;
+}
+
 dd_status dd_mask_from_text(const char *text, size_t length, dd_runs *runs) {
     size_t first = runs->n;
     DD_TRY(dd_reserve(&runs->counts, &runs->capacity, first + length, sizeof *runs->counts));
     uint32_t *counts = runs->counts + first;
     size_t n = 0;
     for (size_t i = 0; i < length;) {
-        uint64_t value = 0;
-        unsigned shift = 0, c;
-        do {
-            c = (unsigned char)text[i] - 48u;
-            if (c > 63 || shift > 30)
-                return dd_fail(DD_EFORMAT, "mask: byte %zu of the compressed counts is wrong", i);
-            value |= (uint64_t)(c & 31) << shift;
-            shift += 5;
-            i++;
-        } while (c & 32 && i < length);
-        if (c & 32)
-            return dd_fail(DD_EFORMAT, "mask: the compressed counts end within a number");
-        int64_t run = c & 16 ? (int64_t)value - ((int64_t)1 << shift) : (int64_t)value;
+        int64_t run;
+        if (!(i + 8 <= length && read_at_once(text, &i, &run)) &&
+            !read_slowly(text, length, &i, &run))
+            return i < length
+                       ? dd_fail(DD_EFORMAT, "mask: byte %zu of the compressed counts is wrong", i)
+                       : dd_fail(DD_EFORMAT, "mask: the compressed counts end within a number");
         if (n > 2)
             run += counts[n - 2];
         if (run < 0 || run > UINT32_MAX)
@@ -204,26 +239,33 @@ uint64_t dd_mask_area(const dd_rle *mask) {
  * whole height. Empty runs do not count. (Where all runs of ones are empty, maskApi subtracts below
  * zero and gives boxes of four billion pixels; here that is an empty box as any other.) */
 void dd_mask_box(const dd_rle *mask, double box[4]) {
-    uint64_t x0 = mask->w, y0 = mask->h, x1 = 0, y1 = 0, at = 0, h = mask->h;
+    uint32_t h = mask->h, x0 = mask->w, y0 = h, x1 = 0, y1 = 0, x = 0, y = 0;
     size_t pairs = mask->n / 2;
     bool any = false;
     memset(box, 0, 4 * sizeof *box);
     for (size_t i = 0; h && i < pairs; i++) {
-        uint64_t first = at + mask->counts[2 * i], ones = mask->counts[2 * i + 1];
-        at = first + ones;
+        /* The place is kept as column and row: a run seldom spans more than one column. */
+        uint64_t first = (uint64_t)y + mask->counts[2 * i];
+        x += first < h ? 0 : first < 2 * (uint64_t)h ? 1 : (uint32_t)(first / h);
+        y = (uint32_t)(first < h ? first : first < 2 * (uint64_t)h ? first - h : first % h);
+        uint32_t ones = mask->counts[2 * i + 1];
         if (!ones)
             continue;
-        uint64_t xs = first / h, ys = first % h, xe = (at - 1) / h, ye = (at - 1) % h;
+        uint64_t last = (uint64_t)y + ones - 1;
+        uint32_t more = last < h ? 0 : (uint32_t)(last / h);
         any = true;
-        x0 = xs < x0 ? xs : x0;
-        x1 = xe > x1 ? xe : x1;
-        y0 = xs < xe ? 0 : ys < y0 ? ys : y0;
-        y1 = xs < xe ? h - 1 : ye > y1 ? ye : y1;
+        x0 = x < x0 ? x : x0;
+        x1 = x + more > x1 ? x + more : x1;
+        y0 = more ? 0 : y < y0 ? y : y0;
+        y1 = more ? h - 1 : last > y1 ? (uint32_t)last : y1;
+        last++;
+        x += last < h ? 0 : (uint32_t)(last / h);
+        y = last < h ? (uint32_t)last : (uint32_t)(last % h);
     }
     if (!any)
         return;
-    box[0] = (double)x0;
-    box[1] = (double)y0;
-    box[2] = (double)(x1 - x0 + 1);
-    box[3] = (double)(y1 - y0 + 1);
+    box[0] = x0;
+    box[1] = y0;
+    box[2] = (double)x1 - x0 + 1;
+    box[3] = (double)y1 - y0 + 1;
 }

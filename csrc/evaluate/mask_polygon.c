@@ -98,15 +98,30 @@ static dd_status edge(raster *r, int64_t xs, int64_t ys, int64_t xe, int64_t ye)
     return flip ? tall_edge(r, xe, ye, xs, ys) : tall_edge(r, xs, ys, xe, ye);
 }
 
-static int compare_keys(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return (x > y) - (x < y);
-}
+#define FEW 48
+#define DIGIT 11 /* bits of a digit; three make a key */
 
-/* Most masks have a few dozen changes, nearly in order. */
+/* Most masks have a few dozen changes, nearly in order. Of more each digit is sorted by counting;
+ * keys has room for 2 n, and the sorted ones come out in front. */
 static void sort_keys(uint32_t *keys, size_t n) {
-    if (n > 64) {
-        qsort(keys, n, sizeof *keys, compare_keys);
+    if (n > FEW) {
+        uint32_t *from = keys, *to = keys + n;
+        for (unsigned shift = 0; shift < 32; shift += DIGIT) {
+            uint32_t starts[1 << DIGIT] = {0}, sum = 0;
+            for (size_t i = 0; i < n; i++)
+                starts[(from[i] >> shift) & ((1 << DIGIT) - 1)]++;
+            for (size_t d = 0; d < 1 << DIGIT; d++) {
+                uint32_t here = starts[d];
+                starts[d] = sum;
+                sum += here;
+            }
+            for (size_t i = 0; i < n; i++)
+                to[starts[(from[i] >> shift) & ((1 << DIGIT) - 1)]++] = from[i];
+            uint32_t *t = from;
+            from = to;
+            to = t;
+        }
+        memcpy(keys, from, n * sizeof *keys); /* three digits: the result lies behind */
         return;
     }
     for (size_t i = 1; i < n; i++) {
@@ -121,8 +136,9 @@ static void sort_keys(uint32_t *keys, size_t n) {
 /* Sorted changes to runs. Two changes at one place cancel out: the runs around them join. */
 static dd_status append_runs(raster *r) {
     dd_runs *runs = r->runs;
-    uint32_t *keys = runs->keys, before = 0;
     size_t n = r->n;
+    DD_TRY(dd_reserve(&runs->keys, &runs->keys_capacity, 2 * n, sizeof *runs->keys));
+    uint32_t *keys = runs->keys, before = 0;
     sort_keys(keys, n);
     DD_TRY(dd_reserve(&runs->counts, &runs->capacity, runs->n + n + 1, sizeof *runs->counts));
     uint32_t *counts = runs->counts + runs->n;
