@@ -201,13 +201,13 @@ def load(
     names: Sequence[str] | None = None,
     voc_one_based: bool | None = None,
 ) -> Dataset:
-    """Reads one split of a data set in VOC, COCO or YOLO layout; the layout is found by itself.
+    """Reads one split of a data set in any layout of docs/data.md, which is found by itself.
 
-    path: folder, data.yaml or COCO json. split: its name; a single json is the split that its file
-    name states (`instances_val2017.json`: val), and "train", the default, as well. strict: refuse
-    the data set where anything would be left out. images: folder of the images, where the layout
-    does not say it. names: class names that replace those of the data, in this order; other
-    classes become defects. voc_one_based: overrides what the VOC files say.
+    path: folder, data.yaml, json or csv file. split: its name; a single json or csv is the split
+    that its file name states (`instances_val2017.json`: val), and "train", the default, as well.
+    strict: refuse the data set where anything would be left out. images: folder of the images,
+    where the layout does not say it. names: class names that replace those of the data, in this
+    order; other classes become defects. voc_one_based: overrides what the VOC files say.
     Raises `Error` for an unknown layout, a missing or empty split, and what `strict` refuses.
 
     >>> import tempfile
