@@ -196,11 +196,14 @@ function others(d) {
     x.candidates.map((c) => rect(c.xyxy, "other", colourOf(c.annotator))));
 }
 
+const ink = document.createElement("canvas").getContext("2d");
+ink.font = "600 13px system-ui, sans-serif";
+
 /* Name and class on a ground of the annotator's colour; those of one place take different corners. */
 function tag(candidate, i) {
   const [x0, y0, x1, y1] = candidate.xyxy, size = 13 * shown.scale, pad = 4 * shown.scale;
   const text = `${candidate.annotator} · ${candidate.name}`;
-  const width = text.length * size * 0.56 + 2 * pad, height = size + 2 * pad;
+  const width = ink.measureText(text).width * shown.scale + 2 * pad, height = size + 2 * pad;
   const [vx, vy, vw, vh] = shown.box;
   const x = Math.min(Math.max(i % 2 ? x1 - width : x0, vx), vx + vw - width);
   const y = Math.min(Math.max(i % 2 ? y1 : y0 - height, vy), vy + vh - height);
