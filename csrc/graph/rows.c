@@ -21,6 +21,13 @@ float *dd_row(const dd_run *run, int value, int64_t n, int64_t y) {
     return dd_pixels(run, value, n, y, 0);
 }
 
+int64_t dd_row_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
+    dd_map m = dd_map_of(&plan->values[s->y].type);
+    int64_t rows = m.n * m.h, units = threads == 1 ? 1 : 4 * (int64_t)threads;
+    (void)phase;
+    return rows < units ? rows : units;
+}
+
 bool dd_is_floats(const dd_plan *plan, int value) {
     return dd_is_stored(plan, value) && plan->values[value].type.dtype == DD_F32;
 }

@@ -103,13 +103,6 @@ static void binary_run(const dd_run *run, const dd_step *s, int phase, int64_t u
         }
 }
 
-static int64_t row_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
-    dd_map m = dd_map_of(&plan->values[s->y].type);
-    int64_t rows = m.n * m.h, units = threads == 1 ? 1 : 4 * (int64_t)threads;
-    (void)phase;
-    return rows < units ? rows : units;
-}
-
 dd_status dd_match_binary(dd_plan *plan, const dd_store *store, int node, bool *matched) {
     (void)store;
     const dd_node *n = &plan->graph->nodes[node];
@@ -123,7 +116,7 @@ dd_status dd_match_binary(dd_plan *plan, const dd_store *store, int node, bool *
     dd_step *s;
     DD_TRY(dd_step_new(plan, "binary", &s));
     s->run = binary_run;
-    s->units = row_units;
+    s->units = dd_row_units;
     s->x = n->in[0];
     s->residual = n->in[1];
     s->y = n->out[0];
@@ -165,7 +158,7 @@ dd_status dd_match_softmax(dd_plan *plan, const dd_store *store, int node, bool 
     dd_step *s;
     DD_TRY(dd_step_new(plan, "softmax", &s));
     s->run = softmax_run;
-    s->units = row_units;
+    s->units = dd_row_units;
     s->x = n->in[0];
     s->y = n->out[0];
     dd_step_node(plan, s, node);

@@ -158,13 +158,6 @@ static void step_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
         make_row(run, s, &g, row / y->dims[1], row % y->dims[1]);
 }
 
-static int64_t step_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
-    const dd_type *y = &plan->values[s->y].type;
-    int64_t rows = y->dims[0] * y->dims[1], units = threads == 1 ? 1 : 4 * (int64_t)threads;
-    (void)phase;
-    return rows < units ? rows : units;
-}
-
 /* ---- matching ------------------------------------------------------------------------------ */
 
 /* Weight and bias in the store, where they are dense; groups wide enough for vectors. */
@@ -184,7 +177,7 @@ static dd_status take(dd_plan *plan, int node, const char *pattern) {
     geometry g = measure(plan, n);
     DD_TRY(dd_step_new(plan, pattern, &s));
     s->run = step_run;
-    s->units = step_units;
+    s->units = dd_row_units;
     s->prepare = prepare;
     s->x = n->in[0];
     s->y = n->out[0];

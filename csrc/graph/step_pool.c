@@ -157,13 +157,6 @@ static void pool_run(const dd_run *run, const dd_step *s, int phase, int64_t uni
     }
 }
 
-static int64_t pool_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
-    const dd_type *y = &plan->values[s->y].type;
-    int64_t rows = y->dims[0] * y->dims[1], units = threads == 1 ? 1 : 4 * (int64_t)threads;
-    (void)phase;
-    return rows < units ? rows : units;
-}
-
 /* ---- a whole map --------------------------------------------------------------------------- */
 
 static int64_t channel_blocks(const dd_plan *plan, const dd_step *s) {
@@ -275,7 +268,7 @@ dd_status dd_match_conv_pool(dd_plan *plan, const dd_store *store, int node, boo
         return DD_OK;
     }
     s->run = pool_run;
-    s->units = pool_units;
+    s->units = dd_row_units;
     s->y = n->out[0];
     dd_step_reads(plan, s, s->x);
     dd_step_writes(s, s->y);
@@ -300,7 +293,7 @@ dd_status dd_match_pool(dd_plan *plan, const dd_store *store, int node, bool *ma
     dd_step *s;
     DD_TRY(dd_step_new(plan, "pool", &s));
     s->run = whole ? whole_run : pool_run;
-    s->units = whole ? whole_units : pool_units;
+    s->units = whole ? whole_units : dd_row_units;
     s->x = n->in[0];
     s->y = n->out[0];
     dd_step_node(plan, s, node);

@@ -91,13 +91,6 @@ static void sum_run(const dd_run *run, const dd_step *s, int phase, int64_t unit
         }
 }
 
-static int64_t sum_units(const dd_plan *plan, const dd_step *s, int phase, int threads) {
-    (void)phase;
-    dd_map m = dd_map_of(&plan->values[s->y].type);
-    int64_t rows = m.n * m.h, units = threads == 1 ? 1 : 4 * (int64_t)threads;
-    return rows < units ? rows : units;
-}
-
 /* The factor of a nearest resize by one whole number; 0 for any other. */
 static int upsample_factor(const dd_plan *plan, const dd_node *n) {
     if (n->op != &dd_op_resize || n->backward)
@@ -151,7 +144,7 @@ static void gather(dd_plan *plan, dd_step *s, int value, int room) {
 static dd_status start(dd_plan *plan, int node, int y, dd_step **s) {
     DD_TRY(dd_step_new(plan, "sum", s));
     (*s)->run = sum_run;
-    (*s)->units = sum_units;
+    (*s)->units = dd_row_units;
     (*s)->n_phases = 1;
     (*s)->halves = true;
     (*s)->y = y;
@@ -232,7 +225,7 @@ dd_status dd_match_unary_dx(dd_plan *plan, const dd_store *store, int node, bool
     dd_step *s;
     DD_TRY(dd_step_new(plan, "unary_dx", &s));
     s->run = unary_dx_run;
-    s->units = sum_units;
+    s->units = dd_row_units;
     s->n_phases = 1;
     s->dy = n->in[0];
     s->x = n->in[1];

@@ -241,6 +241,9 @@ void dd_run_fail(const dd_run *run, dd_status status);
 void *dd_pixels(const dd_run *run, int value, int64_t n, int64_t y, int64_t x);
 /* The same of floats, pixel 0. */
 float *dd_row(const dd_run *run, int value, int64_t n, int64_t y);
+
+/* A step's `units` where a unit is some rows of its y: one for one thread, else four a thread. */
+int64_t dd_row_units(const dd_plan *plan, const dd_step *s, int phase, int threads);
 /* True where the value is stored, not pending. */
 bool dd_is_stored(const dd_plan *plan, int value);
 /* True where the value's pixels can be read in place: stored floats. Known once all steps are. */

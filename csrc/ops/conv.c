@@ -28,20 +28,6 @@ typedef struct geometry {
 
 /* ---- shapes -------------------------------------------------------------------------------- */
 
-/* Empty lists are the initial values; a list that is given must be whole. */
-static dd_status check_attributes(const char *who, const dd_conv_params *p) {
-    if (p->stride.n)
-        DD_TRY(dd_need_list(who, "stride", &p->stride, 2, 1));
-    if (p->pads.n)
-        DD_TRY(dd_need_list(who, "pads", &p->pads, 4, 0));
-    if (p->dilation.n)
-        DD_TRY(dd_need_list(who, "dilation", &p->dilation, 2, 1));
-    if (p->groups < 1)
-        return dd_fail(DD_EVALUE, "%s: groups is %" PRId64 ", at least 1 is needed", who,
-                       p->groups);
-    return DD_OK;
-}
-
 /* Output pixels along one axis; below 1 where the padded map is smaller than the window. */
 static int64_t extent(int64_t in, int64_t pads, int64_t taps, int64_t dilation, int64_t stride) {
     int64_t room = in + pads - dilation * (taps - 1) - 1;
@@ -51,7 +37,7 @@ static int64_t extent(int64_t in, int64_t pads, int64_t taps, int64_t dilation, 
 /* Everything about (x, weight) under attributes that are in order. */
 static dd_status measure(const char *who, const dd_conv_params *p, const dd_type *x,
                          const dd_type *weight, geometry *g) {
-    DD_TRY(check_attributes(who, p));
+    DD_TRY(dd_need_window(who, &p->stride, &p->pads, &p->dilation, p->groups));
     DD_TRY(dd_need_rank(who, "x", x, 4, 4));
     DD_TRY(dd_need_rank(who, "weight", weight, 4, 4));
     *g = (geometry){.n = x->dims[0],

@@ -35,17 +35,9 @@ typedef struct geometry {
  * this operator as its gradient. */
 static dd_status check_attributes(const dd_conv_transpose_params *p) {
     const char *who = "conv_transpose";
-    if (p->stride.n)
-        DD_TRY(dd_need_list(who, "stride", &p->stride, 2, 1));
-    if (p->pads.n)
-        DD_TRY(dd_need_list(who, "pads", &p->pads, 4, 0));
-    if (p->dilation.n)
-        DD_TRY(dd_need_list(who, "dilation", &p->dilation, 2, 1));
+    DD_TRY(dd_need_window(who, &p->stride, &p->pads, &p->dilation, p->groups));
     if (p->output_pad.n)
         DD_TRY(dd_need_list(who, "output_pad", &p->output_pad, 2, 0));
-    if (p->groups < 1)
-        return dd_fail(DD_EVALUE, "%s: groups is %" PRId64 ", at least 1 is needed", who,
-                       p->groups);
     for (int k = 0; k < 2; k++)
         if (dd_item(&p->output_pad, k, 0) >= dd_item(&p->stride, k, 1))
             return dd_fail(DD_EVALUE,

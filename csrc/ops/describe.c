@@ -73,6 +73,19 @@ dd_status dd_need_list(const char *who, const char *what, const dd_ints *list, i
     return DD_OK;
 }
 
+dd_status dd_need_window(const char *who, const dd_ints *stride, const dd_ints *pads,
+                         const dd_ints *dilation, int64_t groups) {
+    if (stride->n)
+        DD_TRY(dd_need_list(who, "stride", stride, 2, 1));
+    if (pads->n)
+        DD_TRY(dd_need_list(who, "pads", pads, 4, 0));
+    if (dilation->n)
+        DD_TRY(dd_need_list(who, "dilation", dilation, 2, 1));
+    if (groups < 1)
+        return dd_fail(DD_EVALUE, "%s: groups is %" PRId64 ", at least 1 is needed", who, groups);
+    return DD_OK;
+}
+
 dd_status dd_infer_same(const dd_node *node, const dd_type *in, dd_type *out, int *n_out) {
     if (in[0].rank < 0)
         return dd_fail(DD_EVALUE, "%s: x is missing", node->op->name);

@@ -45,6 +45,10 @@ dd_status dd_need_axis(const char *who, int64_t axis, int rank, int *at);
 /* An attribute list of `n` items, each at least `low` and at most 2^31 - 1; an empty one fails. */
 dd_status dd_need_list(const char *who, const char *what, const dd_ints *list, int n, int64_t low);
 
+/* Attributes of a convolution of either direction, each list empty or of its length. */
+dd_status dd_need_window(const char *who, const dd_ints *stride, const dd_ints *pads,
+                         const dd_ints *dilation, int64_t groups);
+
 /* The item of a list, or `otherwise` where the list is empty. */
 static inline int64_t dd_item(const dd_ints *list, int i, int64_t otherwise) {
     return list->n ? list->v[i] : otherwise;
