@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from planted import (
 
 from deepseek_det import Error
 from deepseek_det.data import load, splits
+
+SIDES = "xmin,ymin,xmax,ymax"
 
 
 def test_lvis_federated_lists_and_names_from_urls(tmp_path: Path) -> None:
@@ -252,3 +256,31 @@ def test_voc2012_csv_darknet_and_loose_xml_agree_with_coco(data_root: Path) -> N
         for record in data.records:
             gap = np.abs(np.sort(record.boxes, 0) - np.sort(coco[record.path.name].boxes, 0))
             assert gap.max(initial=0) <= 1.01
+
+
+# ---- memory ----------------------------------------------------------------------------------
+
+
+def test_large_files_take_little_memory(tmp_path: Path) -> None:
+    """Twice the file and a few MB: Python's and NumPy's share of the promise (64 MB)."""
+    write_image(tmp_path / "csv" / "train" / "a.jpg")
+    write_image(tmp_path / "lvis" / "train" / "a.jpg")
+    row = "a.jpg,64,48,c{},{}.25,5.5,30.75,40\n"
+    rows = "".join(row.format(k % 90, k % 29) for k in range(8_000))
+    (tmp_path / "csv" / "train.csv").write_text(f"filename,width,height,class,{SIDES}\n{rows}")
+    boxes = [coco_annotation(k, segmentation=[[1.25, 2.5] * 20]) for k in range(1, 2000)]
+    image = coco_image(neg_category_ids=[7], not_exhaustive_category_ids=[])
+    (tmp_path / "lvis" / "lvis_train.json").write_text(coco_text(boxes, [image]))
+    (tmp_path / "yaml").mkdir()
+    yaml = tmp_path / "yaml" / "data.yaml"
+    yaml.write_text(f"train: none\nnames: [{','.join(f'c{k}' for k in range(40_000))}]\n")
+    for name, room in (("csv", 8), ("lvis", 8), ("yaml", 16)):
+        size = sum(p.stat().st_size for p in (tmp_path / name).rglob("*") if p.suffix != ".jpg")
+        tracemalloc.start()
+        try:
+            with contextlib.suppress(Error):
+                load(tmp_path / name)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert peak <= 2 * size + (room << 20), (name, size, peak)

@@ -118,6 +118,15 @@ def test_pictures_page_shows_every_kind(drawn: Path, tmp_path: Path) -> None:
     assert other.read_text() != text
 
 
+def test_pages_do_not_count_ignored_regions(tmp_path: Path) -> None:
+    both = [coco_annotation(1), coco_annotation(2, iscrowd=1)]
+    root = write_coco(tmp_path / "set", coco_text(both))
+    text = looked_at(write_statistics(root, tmp_path / "statistics.html"))
+    assert "a.jpg, 64×48, 1 boxes" in text
+    text = looked_at(write_pictures(root, tmp_path / "pictures.html", imgsz=64, n=1))
+    assert "a.jpg<br>1 boxes" in text
+
+
 def test_pages_escape_names(tmp_path: Path) -> None:
     root = write_yolo(tmp_path / "a<b", {"x": "0 .5 .5 .5 .5\n"}, names=["<script>"])
     for write in (write_statistics, write_pictures):

@@ -160,7 +160,7 @@ def _sample(data: Dataset) -> str:
         texts = [data.names[k] for k in r.labels.tolist()]
         texts = ["ignored" if gone else t for t, gone in zip(texts, r.ignore, strict=True)]
         name = escape(r.path.name)
-        caption = f"{name}, {r.width}×{r.height}, {len(r.boxes)} boxes"
+        caption = f"{name}, {r.width}×{r.height}, {int((~r.ignore).sum())} boxes"
         shots.append(
             _image(draw.draw_boxes(pixels, r.boxes * scale, r.labels, texts), caption, name)
         )
@@ -176,12 +176,14 @@ def _shot(
     made = tf.mix_pieces(pieces, samples, side, *limits)
     zoom = max(1, -(-320 // side))
     pixels = made.image.repeat(zoom, 0).repeat(zoom, 1)
+    ignore = np.concatenate([data.records[i].ignore for i in own])[made.keep]
     texts = [data.names[k] for k in made.labels.tolist()]
+    texts = ["ignored" if gone else t for t, gone in zip(texts, ignore, strict=True)]
     shown = draw.draw_boxes(pixels, made.boxes * zoom, made.labels, texts)
     names = ", ".join(escape(data.records[i].path.name) for i in own)
     lost = Counter(r for r in made.reasons if r)
     dropped = ", ".join(f"{n} {reason}" for reason, n in lost.most_common())
-    caption = f"{names}<br>{len(made.boxes)} boxes" + (f"; dropped: {dropped}" if lost else "")
+    caption = f"{names}<br>{int((~ignore).sum())} boxes" + (f"; dropped: {dropped}" if lost else "")
     if augment is not None and len(pieces) == 1:
         scale, degrees = pieces[0, 0], pieces[0, 1]
         caption += f"; scale {scale:.2f}, {degrees:+.0f}°"
