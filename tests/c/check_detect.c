@@ -109,8 +109,8 @@ static void check_losses(void) {
     CHECK(!dd_loss_class_weights(2, counts, 0.999, weights) && fabs(weights[0] - 1.969) < 1e-3 &&
               fabs(weights[0] + weights[1] - 2) < 1e-12,
           "%g %g", weights[0], weights[1]);
-    CHECK(!dd_loss_class_weights(3, counts, 0, weights) && weights[0] == 1 && weights[2] == 0,
-          "%g", weights[0]);
+    CHECK(!dd_loss_class_weights(3, counts, 0, weights) && weights[0] == 1 && weights[2] == 0, "%g",
+          weights[0]);
     CHECK(dd_loss_class_weights(2, counts, 1, weights) == DD_EVALUE, "beta 1");
 }
 
