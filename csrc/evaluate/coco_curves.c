@@ -13,20 +13,25 @@
 #include "base/threads.h"
 #include "evaluate/coco_job.h"
 
-/* A true positive: false alarms before it, and its place in the list. */
+/* A true positive: false alarms before it, and its place in the order. */
 typedef struct hit {
     uint32_t false_alarms, place;
 } hit;
 
-/* The scratch of one thread. */
+/* The scratch of one thread. Events are detections that some threshold matched: the others are
+ * false alarms at all thresholds, or ignored at all, so before each event it is enough to know how
+ * many. */
 typedef struct workspace {
     double *best;        /* (most_class_objects) */
     size_t *need;        /* (R) true positives that reach each recall */
+    size_t *length;      /* (M) detections that count at each max_det */
     hit *hits;           /* (block, most_class_objects) */
     double *curves;      /* (2, T, R, A, M) precision and scores of the class */
-    dd_coco_fate *fates; /* (most_detections, A, blocks) in the order of the class's best first */
-    uint32_t *list;      /* (most_detections) places in the order */
-    size_t most_hits;
+    dd_coco_fate *fates; /* (events, A, blocks) */
+    uint32_t *alarms;    /* (events + 1, M, A) common false alarms before each event */
+    uint32_t *place;     /* (events) in the order */
+    uint32_t *first;     /* (M) place of the best detection */
+    size_t most_hits, events;
 } workspace;
 
 /* Hits of a threshold: no class has more objects than that. */
@@ -54,21 +59,32 @@ static size_t curve_size(const dd_coco_job *j) {
     return (size_t)(j->p->n_iou * j->p->n_recall * j->p->n_area * j->p->n_max_det);
 }
 
+/* Common false alarms are counted by max_det and area range. */
+static size_t alarms_each(const dd_coco_job *j) {
+    return (size_t)(j->p->n_max_det * j->p->n_area);
+}
+
 size_t dd_coco_curve_scratch(const dd_coco_job *j) {
-    size_t most = most_class_objects(j);
+    size_t most = most_class_objects(j), events = j->order.most_detections;
+    size_t M = (size_t)j->p->n_max_det;
     return most * (sizeof(double) + block_width(j) * sizeof(hit)) +
-           2 * curve_size(j) * sizeof(double) + (size_t)j->p->n_recall * sizeof(size_t) +
-           j->order.most_detections * (sizeof(uint32_t) + fates_each(j) * sizeof(dd_coco_fate));
+           2 * curve_size(j) * sizeof(double) + ((size_t)j->p->n_recall + M) * sizeof(size_t) +
+           events * fates_each(j) * sizeof(dd_coco_fate) +
+           ((events + 1) * alarms_each(j) + events + M) * sizeof(uint32_t);
 }
 
 static workspace workspace_of(const dd_coco_job *j, int thread) {
     workspace w = {.most_hits = most_class_objects(j)};
+    size_t events = j->order.most_detections, M = (size_t)j->p->n_max_det;
     w.best = (double *)(void *)(j->scratch + (size_t)thread * j->scratch_bytes);
     w.need = (size_t *)(void *)(w.best + w.most_hits);
-    w.hits = (hit *)(void *)(w.need + j->p->n_recall);
+    w.length = w.need + j->p->n_recall;
+    w.hits = (hit *)(void *)(w.length + M);
     w.curves = (double *)(void *)(w.hits + block_width(j) * w.most_hits);
     w.fates = (dd_coco_fate *)(void *)(w.curves + 2 * curve_size(j));
-    w.list = (uint32_t *)(void *)(w.fates + j->order.most_detections * fates_each(j));
+    w.alarms = (uint32_t *)(void *)(w.fates + events * fates_each(j));
+    w.place = w.alarms + (events + 1) * alarms_each(j);
+    w.first = w.place + events;
     return w;
 }
 
@@ -94,27 +110,26 @@ static void count_needed(const dd_coco_job *j, size_t n, size_t *need) {
     }
 }
 
-/* Walks the list once for a block of thresholds; n_hits[t] and hits[t] come out. Most detections
- * are false alarms at every threshold (or nowhere): those are one number for all. */
-static void find_hits(const dd_coco_job *j, const workspace *w, size_t n, size_t a, size_t block,
+/* Walks the events once for an area range, a max_det and a block of thresholds; n_hits[t] and
+ * hits[t] come out. */
+static void find_hits(const dd_coco_job *j, const workspace *w, size_t a, size_t m, size_t block,
                       uint32_t *n_hits) {
-    uint32_t all = dd_coco_block_bits(j, block), alarms[DD_COCO_BLOCK] = {0}, common = 0;
-    size_t stride = fates_each(j);
+    uint32_t all = dd_coco_block_bits(j, block), alarms[DD_COCO_BLOCK] = {0};
+    size_t stride = fates_each(j), each = alarms_each(j);
     const dd_coco_fate *fates = w->fates + a * j->n_blocks + block;
+    const uint32_t *common = w->alarms + m * (size_t)j->p->n_area + a;
     memset(n_hits, 0, DD_COCO_BLOCK * sizeof *n_hits);
-    for (size_t i = 0; i < n; i++) {
-        dd_coco_fate fate = fates[i * stride];
-        if (!fate.matched && (!fate.ignored || fate.ignored == all)) {
-            common += !fate.ignored;
+    for (size_t i = 0; i < w->events; i++) {
+        if (j->order.rank[w->place[i]] >= j->p->max_det[m])
             continue;
-        }
+        dd_coco_fate fate = fates[i * stride];
         uint32_t counted = all & ~fate.ignored;
         for (uint32_t bits = counted & ~fate.matched; bits; bits &= bits - 1)
             alarms[__builtin_ctz(bits)]++;
         for (uint32_t bits = counted & fate.matched; bits; bits &= bits - 1) {
             int t = __builtin_ctz(bits);
             w->hits[(size_t)t * w->most_hits + n_hits[t]++] =
-                (hit){common + alarms[t], (uint32_t)i};
+                (hit){common[i * each] + alarms[t], w->place[i]};
         }
     }
 }
@@ -160,14 +175,14 @@ static void write_out(const dd_coco_job *j, const workspace *w, int64_t k, size_
     }
 }
 
-/* One curve: threshold t, whose hits are n of a list of `length` detections. */
+/* One curve: threshold t at max_det m, with n hits. */
 static void write_curve(const dd_coco_job *j, const workspace *w, const hit *hits, size_t n,
-                        size_t length, size_t n_objects, place at, size_t t) {
+                        size_t m, size_t n_objects, place at, size_t t) {
     double *precision = at.precision + t * at.next_t, *scores = at.scores + t * at.next_t;
     const double *score = j->in->detection_score;
     best_precision(hits, n, w->best);
-    at.recall[t * at.recall_next_t] = length ? (double)n / (double)n_objects : 0;
-    bool beyond = length == 0; /* the curve ended: zeros from here on */
+    at.recall[t * at.recall_next_t] = w->length[m] ? (double)n / (double)n_objects : 0;
+    bool beyond = w->length[m] == 0; /* the curve ended: zeros from here on */
     for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
         size_t need = w->need[r];
         beyond = beyond || need > n;
@@ -175,7 +190,7 @@ static void write_curve(const dd_coco_job *j, const workspace *w, const hit *hit
         if (!beyond) {
             size_t i = need ? need - 1 : 0; /* recall 0 is read at the very first detection */
             value = n ? w->best[i] : 0;
-            confidence = score[j->order.detections[w->list[need ? hits[i].place : 0]]];
+            confidence = score[j->order.detections[need ? hits[i].place : w->first[m]]];
         }
         precision[r * at.next_r] = value;
         scores[r * at.next_r] = confidence;
@@ -198,46 +213,74 @@ static void fill_curves(const dd_coco_job *j, place at, bool copy) {
 
 #define AHEAD 16 /* detections whose fates are on their way from memory */
 
-/* The class's detections that are among the best `most` of their image, and their fates: gathered
- * once, as every area range and block of thresholds walks them again. */
-static size_t make_list(const dd_coco_job *j, const workspace *w, int64_t k, int64_t most) {
-    size_t n = 0, each = fates_each(j);
-    for (uint32_t i = j->order.class_detections[k]; i < j->order.class_detections[k + 1]; i++) {
+/* Whether the detection's fate is the same at all thresholds of an area range, and no match. */
+static bool is_common(const dd_coco_job *j, const dd_coco_fate *fates) {
+    for (size_t a = 0; a < (size_t)j->p->n_area; a++)
+        for (size_t block = 0; block < j->n_blocks; block++, fates++)
+            if (fates->matched ||
+                (fates->ignored && fates->ignored != dd_coco_block_bits(j, block)))
+                return false;
+    return true;
+}
+
+/* Walks the class's detections, best first, once: events with their fates, and the common false
+ * alarms before each. */
+static void find_events(const dd_coco_job *j, workspace *w, int64_t k) {
+    size_t M = (size_t)j->p->n_max_det, A = (size_t)j->p->n_area;
+    size_t each = fates_each(j), counts = alarms_each(j);
+    uint32_t *running = w->alarms, end = j->order.class_detections[k + 1];
+    memset(running, 0, counts * sizeof *running);
+    memset(w->length, 0, M * sizeof *w->length);
+    w->events = 0;
+    for (uint32_t i = j->order.class_detections[k]; i < end; i++) {
         uint32_t d = j->order.best_first[i];
-        w->list[n] = d;
-        n += j->order.rank[d] < most;
+        const dd_coco_fate *fates = j->fates + d * each;
+        size_t from = 0; /* the first max_det that takes it */
+        if (i + AHEAD < end)
+            __builtin_prefetch(j->fates + j->order.best_first[i + AHEAD] * each);
+        while (from < M && j->order.rank[d] >= j->p->max_det[from])
+            from++;
+        for (size_t m = from; m < M; m++)
+            if (w->length[m]++ == 0)
+                w->first[m] = d;
+        if (from == M)
+            continue;
+        if (is_common(j, fates)) {
+            for (size_t a = 0; a < A; a++)
+                for (size_t m = fates[a * j->n_blocks].ignored ? M : from; m < M; m++)
+                    running[m * A + a]++;
+            continue;
+        }
+        memcpy(w->fates + w->events * each, fates, each * sizeof *fates);
+        w->place[w->events++] = d;
+        memcpy(running + counts, running, counts * sizeof *running);
+        running += counts;
     }
-    for (size_t i = 0; i < n; i++) {
-        if (i + AHEAD < n)
-            __builtin_prefetch(j->fates + w->list[i + AHEAD] * each);
-        memcpy(w->fates + i * each, j->fates + w->list[i] * each, each * sizeof *w->fates);
-    }
-    return n;
 }
 
 /* All curves of a class at areas [a, a_end). */
 static void accumulate(const dd_coco_job *j, int64_t k, size_t a, size_t a_end, int thread) {
     workspace w = workspace_of(j, thread);
     uint32_t n_hits[DD_COCO_BLOCK];
-    size_t before = 0, T = (size_t)j->p->n_iou, first = a;
-    for (size_t m = 0; m < (size_t)j->p->n_max_det; m++) {
-        size_t n = make_list(j, &w, k, j->p->max_det[m]);
-        for (a = first; a < a_end; a++) {
+    size_t T = (size_t)j->p->n_iou, first = a;
+    find_events(j, &w, k);
+    for (a = first; a < a_end; a++) {
+        size_t n_objects = count_objects(j, k, a);
+        if (n_objects)
+            count_needed(j, n_objects, w.need);
+        for (size_t m = 0; m < (size_t)j->p->n_max_det; m++) {
             place at = place_of(j, &w, k, a, m);
-            size_t n_objects = count_objects(j, k, a);
-            if (!n_objects || (m && n == before)) {
+            if (!n_objects || (m && w.length[m] == w.length[m - 1])) {
                 fill_curves(j, at, n_objects > 0);
                 continue;
             }
-            count_needed(j, n_objects, w.need);
             for (size_t t = 0; t < T; t++) {
-                if (t % DD_COCO_BLOCK == 0)
-                    find_hits(j, &w, n, a, t / DD_COCO_BLOCK, n_hits);
                 size_t bit = t % DD_COCO_BLOCK;
-                write_curve(j, &w, w.hits + bit * w.most_hits, n_hits[bit], n, n_objects, at, t);
+                if (bit == 0)
+                    find_hits(j, &w, a, m, t / DD_COCO_BLOCK, n_hits);
+                write_curve(j, &w, w.hits + bit * w.most_hits, n_hits[bit], m, n_objects, at, t);
             }
         }
-        before = n;
     }
     write_out(j, &w, k, first, a_end);
 }
