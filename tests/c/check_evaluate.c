@@ -2,6 +2,7 @@
  * figures of sets small enough to work out by hand, the confusion matrix, failing allocations.
  * tests/test_evaluate.py compares the figures with pycocotools bit by bit. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@
 #include "evaluate/confusion.h"
 #include "evaluate/id_map.h"
 #include "evaluate/json.h"
+#include "evaluate/mask.h"
 #include "evaluate/voc.h"
 
 #include "check.h"
@@ -529,7 +531,74 @@ static void check_coco_threads_and_failures(void) {
     CHECK(failed > 20, "only %d allocations", failed);
 }
 
+/* ---- masks and the fast lane ---------------------------------------------------------------- */
+
+static void check_masks(void) {
+    static const double square[] = {1, 1, 4, 1, 4, 3, 1, 3};
+    dd_runs runs = {0}, copy = {0};
+    CHECK(dd_mask_from_polygon(square, 4, 5, 6, &runs) == DD_OK, "%s", dd_message());
+    dd_rle rle = {5, 6, runs.n, runs.counts};
+    double box[4];
+    dd_mask_box(&rle, box);
+    CHECK(dd_mask_area(&rle) == 6 && box[0] == 1 && box[1] == 1 && box[2] == 3 && box[3] == 2,
+          "a rectangle: area %llu", (unsigned long long)dd_mask_area(&rle));
+    char *text = malloc(7 * rle.n), *exact;
+    size_t length = dd_mask_to_text(&rle, text);
+    exact = malloc(length); /* so that a sanitizer sees a byte too far */
+    memcpy(exact, text, length);
+    CHECK(dd_mask_from_text(exact, length, &copy) == DD_OK && copy.n == rle.n &&
+              !memcmp(copy.counts, rle.counts, rle.n * sizeof *rle.counts),
+          "text and back");
+    uint8_t pixels[30];
+    CHECK(dd_mask_to_pixels(&rle, pixels) == DD_OK && pixels[6] == 1 && pixels[5] == 0, "pixels");
+    copy.n = 0;
+    CHECK(dd_mask_from_pixels(pixels, 5, 6, &copy) == DD_OK && copy.n == rle.n, "and back");
+    CHECK(dd_mask_from_text("~~", 2, &copy) == DD_EFORMAT, "no code");
+    CHECK(dd_mask_from_text("PPPPPPPPPPPP", 12, &copy) == DD_EFORMAT, "no end");
+    static const double far[] = {0, 0, 1e300, 0, 0, 5};
+    CHECK(dd_mask_from_polygon(far, 3, 5, 5, &copy) == DD_EVALUE, "too far");
+    free(text);
+    free(exact);
+    dd_runs_free(&runs);
+    dd_runs_free(&copy);
+}
+
+/* A list that is long enough for the lane, in a block without a byte to spare, cut off at every
+ * place near its end: what the strict reader refuses is refused, whole ones are read whole. */
+static void check_lane(void) {
+    enum { N = 600 };
+    char *text = malloc(N * 100 + 8);
+    size_t n = 0, good = 0;
+    text[n++] = '[';
+    for (int i = 0; i < N; i++)
+        n += (size_t)sprintf(text + n,
+                             "%s{\"image_id\": %d, \"category_id\": 3, \"bbox\": [%d.25, 2, 3.5, "
+                             "1e-3], \"score\": 0.%d}",
+                             i ? ", " : "", i, i * 7, i + 1);
+    text[n++] = ']';
+    for (size_t cut = 0; cut < 300; cut++) {
+        char *exact = malloc(n - cut + 1);
+        memcpy(exact, text, n - cut);
+        exact[n - cut] = '\0';
+        dd_coco_file f;
+        dd_status status = dd_coco_read(exact, n - cut, "t", true, &f);
+        good += status == DD_OK;
+        if (status == DD_OK) {
+            CHECK(f.n_annotations == N && f.annotations[599].box[0] == 599 * 7 + .25 &&
+                      f.annotations[599].box[3] == 1e-3 && f.annotations[599].score == .6 &&
+                      f.annotations[599].index == 599 && f.annotations[599].line == 1,
+                  "the last record");
+            dd_coco_file_free(&f);
+        }
+        free(exact);
+    }
+    CHECK(good == 1, "%zu of the cut texts were read", good);
+    free(text);
+}
+
 int main(void) {
+    check_masks();
+    check_lane();
     check_json_good();
     check_json_bad();
     check_json_many_keys();
