@@ -14,25 +14,11 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "evaluate/coco_reader.h"
 #include "evaluate/coco_segments.h"
-#include "evaluate/id_map.h"
 #include "evaluate/json.h"
 
-/* One pass over the text. A record is read into a local, then appended if it is sound. Ids are
- * resolved after the pass, because sections may come in any order. */
-typedef struct reader {
-    dd_json json;
-    dd_coco_file *file;
-    bool results;
-    dd_coco_section section;
-    int64_t index; /* of the record */
-    size_t line;   /* of the record */
-    size_t section_at;
-    size_t images_capacity, categories_capacity, annotations_capacity, names_capacity,
-        defects_capacity;
-    bool sound;                         /* no defect yet that drops the record */
-    size_t segments_capacity, next_run; /* of the fast lane */
-} reader;
+typedef dd_coco_reader reader;
 
 const char *dd_coco_reason_name(dd_coco_reason reason) {
     static const char *const names[] = {"missing_field", "wrong_type",        "bad_id",
@@ -97,7 +83,7 @@ static dd_status note_value(reader *r, dd_coco_reason reason, const char *field,
 }
 
 /* A defect that was found after the pass, when only the number is left of the text. */
-static dd_status note_id(reader *r, dd_coco_reason reason, const char *field, int64_t id) {
+dd_status dd_coco_note_id(reader *r, dd_coco_reason reason, const char *field, int64_t id) {
     char text[24];
     int n = snprintf(text, sizeof text, "%lld", (long long)id);
     return note(r, reason, field, text, (size_t)n);
@@ -534,90 +520,6 @@ static dd_status read_section(reader *r, dd_coco_section section) {
     }
 }
 
-/* ---- ids ----------------------------------------------------------------------------------- */
-/* Each pass keeps the sound records, in order, in the front of their array. */
-
-/* Position of each image by id; the first of equals stays, as a user would see it in the file. */
-static dd_status index_images(reader *r, dd_id_map *map) {
-    dd_coco_file *file = r->file;
-    size_t kept = 0;
-    for (size_t i = 0; i < file->n_images; i++) {
-        dd_coco_image *image = &file->images[i];
-        bool added;
-        DD_TRY(dd_id_map_add(map, image->id, (int64_t)kept, &added));
-        if (added) {
-            file->images[kept++] = *image;
-            continue;
-        }
-        r->section = DD_COCO_IMAGES, r->index = image->index, r->line = image->line;
-        DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", image->id));
-    }
-    file->n_images = kept;
-    return DD_OK;
-}
-
-/* The same for categories. */
-static dd_status index_categories(reader *r, dd_id_map *map) {
-    dd_coco_file *file = r->file;
-    size_t kept = 0;
-    for (size_t i = 0; i < file->n_categories; i++) {
-        dd_coco_category *category = &file->categories[i];
-        bool added;
-        DD_TRY(dd_id_map_add(map, category->id, (int64_t)kept, &added));
-        if (added) {
-            file->categories[kept++] = *category;
-            continue;
-        }
-        r->section = DD_COCO_CATEGORIES, r->index = category->index, r->line = category->line;
-        DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", category->id));
-    }
-    file->n_categories = kept;
-    return DD_OK;
-}
-
-/* Gives annotations their positions and drops those that belong nowhere. A record has one defect
- * at the most here: the first that applies. */
-static dd_status resolve_annotations(reader *r, const dd_id_map *images,
-                                     const dd_id_map *categories, dd_id_map *ids) {
-    dd_coco_file *file = r->file;
-    size_t kept = 0;
-    r->section = DD_COCO_ANNOTATIONS;
-    DD_TRY(dd_id_map_reserve(ids, file->n_annotations));
-    for (size_t i = 0; i < file->n_annotations; i++) {
-        dd_coco_annotation a = file->annotations[i];
-        bool added = true;
-        r->index = a.index, r->line = a.line;
-        a.image = (int32_t)dd_id_map_find(images, a.image_id);
-        a.category = (int32_t)dd_id_map_find(categories, a.category_id);
-        DD_TRY(dd_id_map_add(ids, a.id, (int64_t)i, &added));
-        if (!added)
-            DD_TRY(note_id(r, DD_COCO_DUPLICATE_ID, "id", a.id));
-        else if (a.image < 0)
-            DD_TRY(note_id(r, DD_COCO_UNKNOWN_IMAGE, "image_id", a.image_id));
-        else if (a.category < 0)
-            DD_TRY(note_id(r, DD_COCO_UNKNOWN_CATEGORY, "category_id", a.category_id));
-        else
-            file->annotations[kept++] = a;
-    }
-    file->n_annotations = kept;
-    return DD_OK;
-}
-
-static dd_status resolve(reader *r) {
-    dd_status status = DD_OK;
-    dd_id_map images = {0}, categories = {0}, ids = {0};
-    if (r->file->n_images > INT32_MAX || r->file->n_categories > INT32_MAX)
-        return dd_fail(DD_EVALUE, "%s: more than 2^31 images or categories", r->json.name);
-    DD_TRY_DONE(index_images(r, &images));
-    DD_TRY_DONE(index_categories(r, &categories));
-    DD_TRY_DONE(resolve_annotations(r, &images, &categories, &ids));
-done:
-    dd_id_map_free(&images);
-    dd_id_map_free(&categories);
-    dd_id_map_free(&ids);
-    return status;
-}
-
 /* ---- the file ------------------------------------------------------------------------------ */
 
 /* The root object: three sections of ours, in any order; info, licenses and the rest are skipped.
@@ -660,7 +562,7 @@ static dd_status read_file(const char *text, size_t length, const char *name, bo
         DD_TRY_DONE(read_ground_truth(&r));
     DD_TRY_DONE(dd_json_end(&r.json));
     if (!results) {
-        DD_TRY_DONE(resolve(&r));
+        DD_TRY_DONE(dd_coco_resolve(&r));
         dd_coco_lane_free(&file.lane);
     }
     *out = file;
