@@ -204,9 +204,10 @@ static void fill_curves(const dd_coco_job *j, place at, bool copy) {
         double *recall = at.recall + t * at.recall_next_t;
         *recall = copy ? recall[-1] : -1;
         for (size_t r = 0; r < (size_t)j->p->n_recall; r++) {
-            size_t i = t * at.next_t + r * at.next_r;
-            at.precision[i] = copy ? at.precision[i - 1] : -1;
-            at.scores[i] = copy ? at.scores[i - 1] : -1;
+            double *precision = at.precision + t * at.next_t + r * at.next_r;
+            double *scores = at.scores + t * at.next_t + r * at.next_r;
+            *precision = copy ? precision[-1] : -1;
+            *scores = copy ? scores[-1] : -1;
         }
     }
 }
