@@ -31,9 +31,9 @@ static inline float dd_box_overlap(const float *a, const float *b) {
     return w > 0 && h > 0 ? w * h : 0;
 }
 
-/* Intersection over union; 0 where a box has no area (min and max would pass over a NaN edge). The
- * order of the additions is torchvision's, so that both packages agree at a threshold to the last
- * bit. */
+/* Intersection over union; 0 where a box has no area (min and max would pass over a NaN edge), nor
+ * sides and area of a normal number, since threads flush what is smaller to 0. The order of the
+ * additions is torchvision's, so that both packages agree at a threshold to the last bit. */
 static inline float dd_box_iou(const float *a, const float *b) {
     float area_a = dd_box_area(a), area_b = dd_box_area(b);
     if (!(area_a > 0) || !(area_b > 0))
